@@ -1,0 +1,48 @@
+# Needs only python3 (>= 3.10) with venv. `make demo` and `make test` do all the set-up themselves.
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin
+WORKERS ?= auto
+
+.PHONY: help demo test lint types docs bench clean
+help:
+	@echo "make demo    prune a network on the embedded digits (first run installs)"
+	@echo "make test    run all tests (first run installs)"
+	@echo "make lint types docs    ruff, pyright, mkdocs;   make bench    the benchmarks"
+
+demo: $(VENV)/.train
+	$(RUN)/dither demo
+
+test: $(VENV)/.dev
+	$(RUN)/python -m pytest -n $(WORKERS)
+
+lint: $(VENV)/.dev
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(RUN)/pyright
+
+docs: $(VENV)/.dev
+	$(RUN)/mkdocs build --strict --quiet
+
+bench: $(VENV)/.dev
+	$(RUN)/python -m benchmarks.draw_and_kl
+	$(RUN)/python -m benchmarks.attach_plan
+	$(RUN)/python -m benchmarks.training_step
+
+clean:
+	rm -rf $(VENV) site
+
+# One stamp per set of extras: newer than what it was installed from means up to date.
+$(RUN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "Python >= 3.10 is needed, this is %s: make PYTHON=python3.11 ..." % sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.train: pyproject.toml constraints.txt | $(RUN)/python
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(RUN)/python
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,export,dev]'
+	@touch $@ $(VENV)/.train
