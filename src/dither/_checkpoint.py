@@ -1,0 +1,316 @@
+"""Save a network as safetensors with a JSON header, and load it into a fresh instance of the user's own class.
+
+There is no pickle in the file and none is read. The file is an ordinary safetensors file: its tensors are the
+``state_dict`` and its metadata is the `Header`, one JSON text per field.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import type_before_parametrizations
+
+FORMAT = "dither"
+VERSION = 1
+
+
+class _Opened(Protocol):
+    """What is used of the (untyped) object that ``safetensors.safe_open`` opens."""
+
+    def keys(self) -> list[str]: ...
+    def metadata(self) -> dict[str, str] | None: ...
+    def get_tensor(self, name: str) -> Tensor: ...
+    def get_slice(self, name: str) -> Any: ...
+
+
+class CheckpointError(ValueError):
+    """A file that cannot be written or read, or that does not fit the network. The message says what to do."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says about the network in it.
+
+    Attributes:
+        class_name: Name of the network's class, without its module.
+        shapes: Shape of every tensor in the file.
+        shared: ``{name: name of the stored tensor}`` for names that share one tensor (tied weights).
+        shrunk: What `pruning.shrink` kept, or None: ``{"kept": {tensor: {dim: [index]}}, "selects": …, "plan": …}``.
+        metadata: The caller's own JSON values.
+    """
+
+    class_name: str
+    shapes: Mapping[str, tuple[int, ...]]
+    shared: Mapping[str, str] = field(default_factory=dict[str, str])
+    shrunk: Mapping[str, Any] | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+def save(net: nn.Module, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> None:
+    """Write a network to a safetensors file: its tensors, and a JSON header that says what was removed.
+
+    The write is atomic: a temporary file in the same folder is written, flushed to the disk and renamed. Whatever goes
+    wrong, the file that was there before survives. Tied weights are stored once. Works for plain and shrunk networks,
+    and for networks that still carry gates.
+
+    Args:
+        net: The network. Every entry of its ``state_dict`` must be a dense tensor.
+        path: The file, usually ``*.safetensors``. The folder must exist.
+        metadata: JSON values to keep with the network, for example the error it reached.
+
+    Raises:
+        CheckpointError: If an entry of the state is no dense tensor, the metadata is not JSON, or the disk says no.
+
+    Example:
+        >>> import tempfile, dither
+        >>> net = torch.nn.Linear(3, 2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     dither.save(net, folder + "/net.safetensors", metadata={"error_pct": 0.7})
+        ...     again = dither.load(torch.nn.Linear(3, 2), folder + "/net.safetensors")
+        >>> torch.equal(again.weight, net.weight)
+        True
+    """
+    path = Path(os.path.realpath(path))  # as open() does: write through a link instead of replacing it
+    net = _unwrapped(net)
+    stored, shared = _stored_tensors(net, path)
+    try:
+        header = {
+            "format": FORMAT,
+            "version": str(VERSION),
+            "class": type_before_parametrizations(net).__name__,
+            "shared": json.dumps(shared),
+            "shrunk": json.dumps(_shrunk(net)),
+            "metadata": json.dumps(dict(metadata or {})),
+        }
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"cannot save {path}: metadata must be JSON values: {error}") from error
+    try:
+        content = to_bytes(stored, metadata=header)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise CheckpointError(f"cannot save {path}: safetensors refuses a tensor: {error}") from error
+    _write_atomically(path, content)
+
+
+def load(net: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
+    """Read a file of `save` into a fresh network of the same class; the answer is a new network.
+
+    If the network was shrunk, pass an *original*, full-size instance: its structure is cut down first, from the header
+    alone, without data. Then every tensor is filled, bit for bit; a tensor gets the dtype of the file and stays on the
+    device of ``net``. All is checked before anything is filled, and ``net`` itself is never changed.
+
+    Args:
+        net: A network built as the saved one was; with gates (`pruning.attach`) if the saved one had gates.
+        path: The file.
+
+    Returns:
+        The network of the file, in the train/eval mode of ``net``.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If the file is truncated, of another program or a newer version, or does not fit ``net``.
+
+    Example:
+        >>> import tempfile, dither
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     dither.save(torch.nn.Linear(3, 2), folder + "/net.safetensors")
+        ...     dither.load(torch.nn.Linear(4, 2), folder + "/net.safetensors")
+        Traceback (most recent call last):
+        dither._checkpoint.CheckpointError: .../net.safetensors does not fit this Linear:
+        "weight" has shape (2, 3) in the file and (2, 4) in the network. Pass a network built as the saved one was.
+    """
+    header, values = _read(Path(path))
+    net = _unwrapped(net)
+    _check_class(header, net, path)
+    if header.shrunk is not None and _shrunk(net) != header.shrunk:
+        _check_kept(header, net, path)
+        from .pruning import apply_shrunk
+
+        filled = apply_shrunk(net, cast("dict[str, Any]", header.shrunk))
+    else:
+        filled = copy.deepcopy(net)
+    _check_fit(header, filled, path)
+    _fill(filled, values, path)
+    return filled
+
+
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """The header of a file of `save`, without its tensors.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If the file is truncated, of another program or a newer version.
+    """
+    return _read(Path(path), with_values=False)[0]
+
+
+def _unwrapped(net: nn.Module) -> nn.Module:
+    """The module inside what ``torch.compile`` returns, whose names are those of the user's class."""
+    inner = getattr(net, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) else net
+
+
+def _shrunk(net: nn.Module) -> dict[str, Any] | None:
+    """What `pruning.shrink` left on the network, as JSON gives it back (lists for tuples, text for keys)."""
+    return json.loads(json.dumps(getattr(net, "dither_shrunk", None)))
+
+
+def _stored_tensors(net: nn.Module, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Contiguous CPU tensors to store, each shared one once, and ``{other name: stored name}``."""
+    stored: dict[str, Tensor] = {}
+    shared: dict[str, str] = {}
+    names: dict[tuple[Any, ...], str] = {}
+    for name, value in net.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise CheckpointError(f'cannot save {path}: "{name}" is a {type(value).__name__}, not a tensor')
+        if is_lazy(value) or value.is_meta or value.layout != torch.strided:
+            raise CheckpointError(
+                f'cannot save {path}: "{name}" has no dense values (a lazy, meta or sparse tensor). '
+                "Run the network once, or make the tensor dense, before saving."
+            )
+        place = (value.device, value.data_ptr(), value.shape, value.stride(), value.dtype)
+        if value.numel() and place in names:
+            shared[name] = names[place]
+            continue
+        names[place] = name
+        stored[name] = value.detach().to("cpu").clone(memory_format=torch.contiguous_format)
+    return stored, shared
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    """Write to a temporary file beside ``path``, flush it to the disk, rename."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        kept = "The file that was there is untouched." if path.exists() else "Nothing was written."
+        raise CheckpointError(f"cannot save {path}: {error.strerror or error}. {kept}") from error
+    except BaseException:  # an interrupt: leave no temporary file behind either
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _read(path: Path, *, with_values: bool = True) -> tuple[Header, dict[str, Tensor]]:
+    """Header and tensors (also under their shared names) of a file."""
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        with safe_open(os.fspath(path), framework="pt") as opened:
+            file = cast("_Opened", opened)
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            header = _parse(file.metadata() or {}, shapes, path)
+            values = {
+                name: file.get_tensor(name) for name in (shapes if with_values else ()) if name not in header.shared
+            }
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is no complete safetensors file ({error}). It was truncated or is something else: save it again."
+        ) from error
+    values |= {name: values[stored] for name, stored in header.shared.items() if with_values}
+    return header, values
+
+
+def _parse(raw: Mapping[str, str], shapes: dict[str, tuple[int, ...]], path: Path) -> Header:
+    """The header from the metadata of a safetensors file."""
+    if raw.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} was not written by dither.save (format {raw.get('format')!r}, expected {FORMAT!r}). "
+            "Read it with safetensors.torch.load_file and net.load_state_dict."
+        )
+    if raw.get("version") != str(VERSION):
+        raise CheckpointError(
+            f"{path} has format version {raw.get('version')}, this dither reads {VERSION}. Install a newer dither."
+        )
+    try:
+        shared = cast("dict[str, str]", json.loads(raw["shared"]))
+        shrunk, metadata = json.loads(raw["shrunk"]), json.loads(raw["metadata"])
+        shapes |= {name: shapes[stored] for name, stored in shared.items()}
+        return Header(raw["class"], shapes, shared, shrunk, metadata)
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"the header of {path} is damaged ({error!r}). Save the network again.") from error
+
+
+def _check_class(header: Header, net: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Networks of two classes can have equal tensors and different outputs."""
+    name = type_before_parametrizations(net).__name__
+    if name != header.class_name:
+        raise CheckpointError(
+            f"{os.fspath(path)} holds a {header.class_name}, not a {name}. Pass an instance of the saved class."
+        )
+
+
+def _check_kept(header: Header, net: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Every kept index exists in the full-size network, and the stored tensors have as many entries as are kept."""
+    full = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+    try:
+        kept = cast("dict[str, dict[str, list[int]]]", cast("dict[str, Any]", header.shrunk)["kept"])
+        rows = [(name, int(dim), list(index)) for name, dims in kept.items() for dim, index in dims.items()]
+        for name, dim, index in rows:
+            size, stored = full[name][dim], header.shapes[name][dim]
+            if len(index) != stored or index != sorted({i for i in index if 0 <= i < size}):
+                raise CheckpointError(
+                    f"{os.fspath(path)} does not fit this {header.class_name}: the file keeps {len(index)} entries of "
+                    f'dimension {dim} of "{name}" and stores {stored}; the network has {size}. '
+                    "Pass a fresh, full-size network built as the original was."
+                )
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{os.fspath(path)} was shrunk from another network than this {header.class_name} ({error!r}). "
+            "Pass a fresh, full-size network built as the original was."
+        ) from error
+
+
+def _check_fit(header: Header, net: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Same names and shapes on both sides."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+    wrong = [f'"{name}" is only in the file' for name in header.shapes if name not in shapes]
+    wrong += [f'"{name}" is only in the network' for name in shapes if name not in header.shapes]
+    wrong += [
+        f'"{name}" has shape {header.shapes[name]} in the file and {shape} in the network'
+        for name, shape in shapes.items()
+        if name in header.shapes and header.shapes[name] != shape
+    ]
+    if wrong:
+        gates = [any(".parametrizations." in f".{name}" for name in names) for names in (header.shapes, shapes)]
+        advice = {
+            (True, False): "The saved network has gates: pass pruning.attach(net, example_inputs).",
+            (False, True): "The saved network has no gates: pass the network without pruning.attach.",
+        }.get((gates[0], gates[1]), "Pass a network built as the saved one was.")
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise CheckpointError(
+            f"{os.fspath(path)} does not fit this {header.class_name}: {'; '.join(wrong[:3])}{more}. {advice}"
+        )
+
+
+def _fill(net: nn.Module, values: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
+    """Fill every tensor and look that it holds what the file holds (names that are tied here may differ there)."""
+    for name, tensor in net.state_dict(keep_vars=True).items():
+        if tensor.dtype != values[name].dtype:
+            tensor.data = torch.empty_like(tensor, dtype=values[name].dtype, requires_grad=False)
+    net.load_state_dict(values)
+    for name, tensor in net.state_dict().items():
+        if not torch.equal(_bits(tensor), _bits(values[name])):
+            raise CheckpointError(
+                f'{os.fspath(path)} does not fit this network: "{name}" shares its tensor with another name here, but '
+                "not in the file. Pass a network built as the saved one was."
+            )
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)

@@ -1,0 +1,397 @@
+"""save and load: bit for bit, atomic, without pickle, and clear about every file that does not fit."""
+
+import errno
+import json
+import os
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import dither
+from dither import CheckpointError, _checkpoint, pruning
+
+
+class Net(nn.Module):
+    """Convolution, BatchNorm, tied weights, a scalar, an integer and an empty buffer."""
+
+    def __init__(self, hidden: int = 6) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.one = nn.Linear(4, hidden)
+        self.two = nn.Linear(hidden, hidden)
+        self.tied = nn.Linear(hidden, hidden)
+        self.tied.weight = self.two.weight
+        self.scale = nn.Parameter(torch.tensor(1.5))
+        self.register_buffer("steps", torch.tensor(7))
+        self.register_buffer("nothing", torch.zeros(0, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x)).relu().mean((2, 3))
+        return self.scale * self.tied(self.two(self.one(x).relu()).relu())
+
+
+class Other(Net):
+    """Equal tensors, another class."""
+
+
+def same_bits(a: nn.Module, b: nn.Module) -> None:
+    left, right = a.state_dict(), b.state_dict()
+    assert list(left) == list(right)
+    for name in left:
+        assert left[name].dtype == right[name].dtype, name
+        assert left[name].shape == right[name].shape, name
+        bits = [t.contiguous().reshape(-1).view(torch.uint8) for t in (left[name], right[name])]
+        assert torch.equal(*bits), name
+
+
+@pytest.fixture
+def net() -> Net:
+    net = Net()
+    net(torch.randn(5, 1, 6, 6))  # running statistics that are not the initial ones
+    return net
+
+
+@pytest.fixture
+def file(tmp_path: Path, net: Net) -> Path:
+    path = tmp_path / "net.safetensors"
+    dither.save(net, path)
+    return path
+
+
+def rewrite(path: Path, **changes: str) -> None:
+    """Change entries of the header and keep the tensors."""
+    with _checkpoint.safe_open(path, framework="pt") as opened:
+        metadata = opened.metadata()
+    save_file(load_file(path), path, metadata=metadata | changes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_round_trip_is_bit_for_bit(net: Net, tmp_path: Path, dtype: torch.dtype) -> None:
+    net.to(dtype)
+    with torch.no_grad():
+        net.one.bias[:3] = torch.tensor([float("nan"), float("-inf"), -0.0])
+    dither.save(net, tmp_path / "a.safetensors")
+    fresh = Net()
+    before = {name: value.clone() for name, value in fresh.state_dict().items()}
+    again = dither.load(fresh, tmp_path / "a.safetensors")
+    same_bits(again, net)
+    assert again is not fresh
+    assert all(torch.equal(before[name], value) for name, value in fresh.state_dict().items())
+
+
+def test_tied_weights_are_stored_once_and_stay_tied(file: Path) -> None:
+    assert "tied.weight" not in load_file(file)
+    again = dither.load(Net(), file)
+    assert again.tied.weight is again.two.weight
+
+
+def test_weights_tied_only_in_the_file_load_into_separate_ones(file: Path, net: Net) -> None:
+    untied = Net()
+    untied.tied.weight = nn.Parameter(torch.zeros(6, 6))
+    again = dither.load(untied, file)
+    same_bits(again, net)
+    assert again.tied.weight is not again.two.weight
+
+
+def test_weights_tied_only_in_the_network_are_refused(net: Net, tmp_path: Path) -> None:
+    net.tied.weight = nn.Parameter(torch.zeros(6, 6))
+    dither.save(net, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match=r"\"t\w+\.weight\" shares its tensor"):
+        dither.load(Net(), tmp_path / "a.safetensors")
+
+
+def test_views_strides_and_modes(net: Net, tmp_path: Path) -> None:
+    net.to(memory_format=torch.channels_last).eval()
+    net.one.weight = nn.Parameter(torch.randn(4, 6).t())  # a transposed view
+    net.nothing = net.one.weight.detach()[2:4, 1:3]  # overlaps another tensor without being it
+    dither.save(net, tmp_path / "a.safetensors")
+    fresh = Net().to(memory_format=torch.channels_last)
+    fresh.nothing = torch.zeros(2, 2)
+    again = dither.load(fresh, tmp_path / "a.safetensors")
+    same_bits(again, net)
+    assert again.training
+    assert again.conv.weight.is_contiguous(memory_format=torch.channels_last)
+    assert not again.one.weight._is_view()
+
+
+def test_parameters_stay_parameters(file: Path) -> None:
+    fresh = Net()
+    fresh.conv.weight.requires_grad_(False)
+    again = dither.load(fresh, file)
+    assert not again.conv.weight.requires_grad
+    again(torch.randn(5, 1, 6, 6)).sum().backward()
+    assert again.two.weight.grad is not None
+
+
+def test_dtype_of_the_file_wins_and_the_parameter_trains(net: Net, tmp_path: Path) -> None:
+    dither.save(net.to(torch.bfloat16), tmp_path / "a.safetensors")
+    again = dither.load(Net(), tmp_path / "a.safetensors")
+    again(torch.randn(5, 1, 6, 6, dtype=torch.bfloat16)).sum().backward()
+    assert again.two.weight.grad.dtype == torch.bfloat16
+
+
+def test_compiled_network_has_the_names_of_its_class(net: Net, tmp_path: Path) -> None:
+    dither.save(torch.compile(net), tmp_path / "a.safetensors")
+    same_bits(dither.load(Net(), tmp_path / "a.safetensors"), net)
+
+
+def test_metadata_comes_back(net: Net, tmp_path: Path) -> None:
+    dither.save(net, tmp_path / "a.safetensors", metadata={"error_pct": 0.71, "widths": [5, 10], "note": "σ"})
+    header = dither._checkpoint.read_header(tmp_path / "a.safetensors")
+    assert header.metadata == {"error_pct": 0.71, "widths": [5, 10], "note": "σ"}
+    assert header.class_name == "Net"
+    assert header.shapes["tied.weight"] == (6, 6)
+    assert header.shrunk is None
+
+
+def test_file_is_plain_safetensors(file: Path) -> None:
+    content = file.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    assert header["__metadata__"]["format"] == "dither"
+    assert set(load_file(file)) == set(header) - {"__metadata__"}
+
+
+# ---- nothing is lost
+
+
+def leftovers(path: Path) -> list[str]:
+    return sorted(p.name for p in path.parent.iterdir() if p != path)
+
+
+@pytest.mark.parametrize("function", ["fsync", "replace"])
+def test_full_disk_keeps_the_old_file(net: Net, file: Path, monkeypatch: pytest.MonkeyPatch, function: str) -> None:
+    before = file.read_bytes()
+
+    def no_space(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, function, no_space)
+    nn.init.zeros_(net.one.weight)
+    with pytest.raises(CheckpointError, match=r"net\.safetensors: No space left on device\. The file that was there"):
+        dither.save(net, file)
+    assert file.read_bytes() == before
+    assert leftovers(file) == []
+
+
+def test_full_disk_while_writing(net: Net, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("needs /dev/full, the kernel's own full disk")
+    before = file.read_bytes()
+    monkeypatch.setattr(_checkpoint, "open", lambda *_: full.open("wb"), raising=False)
+    with pytest.raises(CheckpointError, match="No space left on device"):
+        dither.save(net, file)
+    assert file.read_bytes() == before
+    assert leftovers(file) == []
+
+
+def test_interrupt_leaves_nothing_behind(net: Net, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = file.read_bytes()
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        dither.save(net, file)
+    assert file.read_bytes() == before
+    assert leftovers(file) == []
+
+
+def test_missing_folder(net: Net, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"absent.*No such file or directory\. Nothing was written"):
+        dither.save(net, tmp_path / "absent" / "net.safetensors")
+
+
+def test_link_is_written_through(net: Net, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    link = tmp_path / "latest.safetensors"
+    link.symlink_to(tmp_path / "real" / "net.safetensors")
+    dither.save(net, link)
+    assert link.is_symlink()
+    same_bits(dither.load(Net(), tmp_path / "real" / "net.safetensors"), net)
+
+
+def test_mode_of_the_file_follows_the_umask(file: Path) -> None:
+    other = file.with_name("other")
+    other.touch()
+    assert file.stat().st_mode == other.stat().st_mode
+
+
+# ---- files that are not what they should be
+
+
+@pytest.mark.parametrize("keep", [0, 5, 100, -1])
+def test_truncated_file(file: Path, keep: int) -> None:
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(CheckpointError, match=r"net\.safetensors is no complete safetensors file"):
+        dither.load(Net(), file)
+
+
+def test_a_pickle_is_not_read(net: Net, file: Path) -> None:
+    torch.save(net.state_dict(), file)
+    with pytest.raises(CheckpointError, match="is no complete safetensors file"):
+        dither.load(Net(), file)
+
+
+def test_foreign_safetensors_file(file: Path) -> None:
+    save_file({"weight": torch.zeros(3)}, file, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"not written by dither\.save \(format 'pt'.*load_file"):
+        dither.load(Net(), file)
+    save_file({"weight": torch.zeros(3)}, file)
+    with pytest.raises(CheckpointError, match="format None"):
+        dither.load(Net(), file)
+
+
+def test_future_version(file: Path) -> None:
+    rewrite(file, version="2")
+    with pytest.raises(CheckpointError, match=r"format version 2, this dither reads 1\. Install a newer dither"):
+        dither.load(Net(), file)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"shared": "{"}, {"shared": "[1]"}, {"shared": '{"a": "absent"}'}, {"metadata": "nonsense"}]
+)
+def test_damaged_header(file: Path, changes: dict[str, str]) -> None:
+    rewrite(file, **changes)
+    with pytest.raises(CheckpointError, match=r"header of .*net\.safetensors is damaged"):
+        dither.load(Net(), file)
+
+
+def test_header_that_lies_about_shapes(file: Path) -> None:
+    content = file.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    header["conv.weight"]["shape"] = [5, 1, 3, 3]
+    text = json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
+    with pytest.raises(CheckpointError, match="is no complete safetensors file"):
+        dither.load(Net(), file)
+    header["conv.weight"]["shape"] = [1, 4, 3, 3]  # the right size in the wrong shape
+    text = json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
+    with pytest.raises(CheckpointError, match=r'"conv.weight" has shape \(1, 4, 3, 3\) in the file and \(4, 1, 3, 3\)'):
+        dither.load(Net(), file)
+
+
+def test_wrong_class(file: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"net\.safetensors holds a Net, not a Other"):
+        dither.load(Other(), file)
+
+
+def test_wrong_width_names_the_tensors(file: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match=r'"one.weight" has shape \(6, 4\) in the file and \(7, 4\).* more\. Pass'
+    ):
+        dither.load(Net(hidden=7), file)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no file .*absent\.safetensors"):
+        dither.load(Net(), tmp_path / "absent.safetensors")
+
+
+@pytest.mark.parametrize("bad", [{"when": object()}, {"a": {1, 2}}])
+def test_metadata_that_is_no_json(net: Net, tmp_path: Path, bad: dict[str, object]) -> None:
+    with pytest.raises(CheckpointError, match="metadata must be JSON"):
+        dither.save(net, tmp_path / "a.safetensors", metadata=bad)
+
+
+def test_state_that_has_no_values(net: Net, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match='"weight" has no dense values'):
+        dither.save(nn.LazyLinear(3), tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match=r'"conv\.weight" has no dense values'):
+        dither.save(net.to("meta"), tmp_path / "a.safetensors")
+
+
+def test_state_that_is_no_tensor(tmp_path: Path) -> None:
+    class Extra(nn.Linear):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"steps": 3}
+
+        def set_extra_state(self, state: object) -> None:
+            pass
+
+    with pytest.raises(CheckpointError, match='"_extra_state" is a dict, not a tensor'):
+        dither.save(Extra(2, 2), tmp_path / "a.safetensors")
+
+
+# ---- with gates, and shrunk
+
+
+X = torch.zeros(2, 1, 6, 6)
+
+
+def attached(net: nn.Module) -> nn.Module:
+    noisy = pruning.attach(net, X)
+    with torch.no_grad():
+        for gate in pruning.gates(noisy).values():
+            gate.log_scale[::2] = 3.0  # half of the channels drown
+            gate.loc[::2] = -8.0
+    return noisy
+
+
+def test_network_with_gates(net: Net, tmp_path: Path) -> None:
+    noisy = attached(net)
+    dither.save(noisy, tmp_path / "a.safetensors")
+    again = dither.load(pruning.attach(Net(), X), tmp_path / "a.safetensors")
+    same_bits(again, noisy)
+    x = torch.randn(3, 1, 6, 6)
+    torch.testing.assert_close(again.eval()(x), noisy.eval()(x), rtol=0, atol=0)
+    with pytest.raises(CheckpointError, match=r"has gates: pass pruning\.attach"):
+        dither.load(Net(), tmp_path / "a.safetensors")
+
+
+def test_plain_file_into_gates(file: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"has no gates: pass the network without pruning\.attach"):
+        dither.load(pruning.attach(Net(), X), file)
+
+
+def shrunk(net: nn.Module) -> nn.Module:
+    noisy = attached(net)
+    return pruning.shrink(noisy, pruning.plan(noisy, X), X)
+
+
+def test_shrunk_network_into_a_fresh_original(net: Net, tmp_path: Path) -> None:
+    small = shrunk(net).eval()
+    assert small.conv.weight.shape[0] == 2
+    dither.save(small, tmp_path / "a.safetensors")
+    fresh = Net().eval()
+    again = dither.load(fresh, tmp_path / "a.safetensors")
+    same_bits(again, small)
+    assert fresh.conv.weight.shape[0] == 4
+    x = torch.randn(3, 1, 6, 6)
+    torch.testing.assert_close(again(x), small(x), rtol=0, atol=0)
+    dither.save(again, tmp_path / "b.safetensors")  # and once more, from what was loaded
+    assert (tmp_path / "b.safetensors").read_bytes() == (tmp_path / "a.safetensors").read_bytes()
+    same_bits(dither.load(again, tmp_path / "b.safetensors"), small)
+
+
+def test_shrunk_file_into_another_width(net: Net, tmp_path: Path) -> None:
+    dither.save(shrunk(net), tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match="full-size network built as the original was"):
+        dither.load(Net(hidden=2), tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("index", [[0, 99], [1, 1], [1, 0], [-1, 0], [0]])
+def test_kept_indices_that_lie(net: Net, tmp_path: Path, index: list[int]) -> None:
+    small = shrunk(net)
+    small.dither_shrunk["kept"]["conv.weight"]["0"] = index
+    dither.save(small, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match=r'dimension 0 of "conv\.weight"'):
+        dither.load(Net(), tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("record", [{}, {"kept": 3}, {"kept": {"absent": {"0": [0]}}}, [1]])
+def test_record_that_is_damaged(net: Net, tmp_path: Path, record: object) -> None:
+    small = shrunk(net)
+    small.dither_shrunk = record
+    dither.save(small, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match=r"a\.safetensors was shrunk from another network"):
+        dither.load(Net(), tmp_path / "a.safetensors")
