@@ -306,7 +306,7 @@ def test_metadata_that_is_no_json(net: Net, tmp_path: Path, bad: dict[str, objec
 def test_state_that_has_no_values(net: Net, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match='"weight" has no dense values'):
         dither.save(nn.LazyLinear(3), tmp_path / "a.safetensors")
-    with pytest.raises(CheckpointError, match=r'"conv\.weight" has no dense values'):
+    with pytest.raises(CheckpointError, match='"scale" has no dense values'):
         dither.save(net.to("meta"), tmp_path / "a.safetensors")
 
 
