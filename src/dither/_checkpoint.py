@@ -1,7 +1,8 @@
 """Save a network as safetensors with a JSON header, and load it into a fresh instance of the user's own class.
 
 There is no pickle in the file and none is read. The file is an ordinary safetensors file: its tensors are the
-``state_dict`` and its metadata is the `Header`, one JSON text per field.
+``state_dict``, and its metadata has one entry, ``"dither"``: the `Header` as JSON. (One entry, because safetensors
+writes several in a random order, and equal networks should give equal files.)
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 
 FORMAT = "dither"
 VERSION = 1
+FULL_SIZE = "Pass a fresh, full-size network built as the original was."
 
 
 class _Opened(Protocol):
@@ -85,19 +87,20 @@ def save(net: nn.Module, path: str | os.PathLike[str], metadata: Mapping[str, An
     path = Path(os.path.realpath(path))  # as open() does: write through a link instead of replacing it
     net = _unwrapped(net)
     stored, shared = _stored_tensors(net, path)
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "class": type_before_parametrizations(net).__name__,
+        "shared": shared,
+        "shrunk": _shrunk(net),
+        "metadata": dict(metadata or {}),
+    }
     try:
-        header = {
-            "format": FORMAT,
-            "version": str(VERSION),
-            "class": type_before_parametrizations(net).__name__,
-            "shared": json.dumps(shared),
-            "shrunk": json.dumps(_shrunk(net)),
-            "metadata": json.dumps(dict(metadata or {})),
-        }
+        text = json.dumps(header)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"cannot save {path}: metadata must be JSON values: {error}") from error
     try:
-        content = to_bytes(stored, metadata=header)
+        content = to_bytes(stored, metadata={FORMAT: text})
     except (SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(f"cannot save {path}: safetensors refuses a tensor: {error}") from error
     _write_atomically(path, content)
@@ -133,13 +136,7 @@ def load(net: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     header, values = _read(Path(path))
     net = _unwrapped(net)
     _check_class(header, net, path)
-    if header.shrunk is not None and _shrunk(net) != header.shrunk:
-        _check_kept(header, net, path)
-        from .pruning import apply_shrunk
-
-        filled = apply_shrunk(net, cast("dict[str, Any]", header.shrunk))
-    else:
-        filled = copy.deepcopy(net)
+    filled = _structured(header, copy.deepcopy(net), path)
     _check_fit(header, filled, path)
     _fill(filled, values, path)
     return filled
@@ -228,20 +225,21 @@ def _read(path: Path, *, with_values: bool = True) -> tuple[Header, dict[str, Te
 
 def _parse(raw: Mapping[str, str], shapes: dict[str, tuple[int, ...]], path: Path) -> Header:
     """The header from the metadata of a safetensors file."""
-    if raw.get("format") != FORMAT:
+    if FORMAT not in raw:
         raise CheckpointError(
-            f"{path} was not written by dither.save (format {raw.get('format')!r}, expected {FORMAT!r}). "
+            f"{path} was not written by dither.save (its metadata is {dict(raw)}). "
             "Read it with safetensors.torch.load_file and net.load_state_dict."
         )
-    if raw.get("version") != str(VERSION):
-        raise CheckpointError(
-            f"{path} has format version {raw.get('version')}, this dither reads {VERSION}. Install a newer dither."
-        )
     try:
-        shared = cast("dict[str, str]", json.loads(raw["shared"]))
-        shrunk, metadata = json.loads(raw["shrunk"]), json.loads(raw["metadata"])
+        entries = cast("dict[str, Any]", json.loads(raw[FORMAT]))
+        version = entries["version"]
+        if version != VERSION:
+            raise CheckpointError(
+                f"{path} has format version {version}, this dither reads {VERSION}. Install a newer dither."
+            )
+        shared = cast("dict[str, str]", entries["shared"])
         shapes |= {name: shapes[stored] for name, stored in shared.items()}
-        return Header(raw["class"], shapes, shared, shrunk, metadata)
+        return Header(entries["class"], shapes, shared, entries["shrunk"], entries["metadata"])
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"the header of {path} is damaged ({error!r}). Save the network again.") from error
 
@@ -255,25 +253,20 @@ def _check_class(header: Header, net: nn.Module, path: str | os.PathLike[str]) -
         )
 
 
-def _check_kept(header: Header, net: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Every kept index exists in the full-size network, and the stored tensors have as many entries as are kept."""
-    full = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+def _structured(header: Header, net: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
+    """``net`` cut down, in place, as the header says, unless it was loaded from such a file itself."""
+    if header.shrunk is None or _shrunk(net) == header.shrunk:
+        return net
+    from .pruning import apply_shrunk
+
     try:
-        kept = cast("dict[str, dict[str, list[int]]]", cast("dict[str, Any]", header.shrunk)["kept"])
-        rows = [(name, int(dim), list(index)) for name, dims in kept.items() for dim, index in dims.items()]
-        for name, dim, index in rows:
-            size, stored = full[name][dim], header.shapes[name][dim]
-            if len(index) != stored or index != sorted({i for i in index if 0 <= i < size}):
-                raise CheckpointError(
-                    f"{os.fspath(path)} does not fit this {header.class_name}: the file keeps {len(index)} entries of "
-                    f'dimension {dim} of "{name}" and stores {stored}; the network has {size}. '
-                    "Pass a fresh, full-size network built as the original was."
-                )
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        small = apply_shrunk(net, header.shrunk)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
-            f"{os.fspath(path)} was shrunk from another network than this {header.class_name} ({error!r}). "
-            "Pass a fresh, full-size network built as the original was."
+            f"{os.fspath(path)} was shrunk from another network than this {header.class_name} ({error!r}). {FULL_SIZE}"
         ) from error
+    small.dither_shrunk = dict(header.shrunk)  # pyright: ignore[reportArgumentType] (a plain attribute)
+    return small
 
 
 def _check_fit(header: Header, net: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -291,7 +284,7 @@ def _check_fit(header: Header, net: nn.Module, path: str | os.PathLike[str]) -> 
         advice = {
             (True, False): "The saved network has gates: pass pruning.attach(net, example_inputs).",
             (False, True): "The saved network has no gates: pass the network without pruning.attach.",
-        }.get((gates[0], gates[1]), "Pass a network built as the saved one was.")
+        }.get((gates[0], gates[1]), FULL_SIZE if header.shrunk else "Pass a network built as the saved one was.")
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise CheckpointError(
             f"{os.fspath(path)} does not fit this {header.class_name}: {'; '.join(wrong[:3])}{more}. {advice}"
