@@ -1,0 +1,53 @@
+"""Example inputs: one tensor, a tuple of positional arguments or a dict of keyword arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+Inputs: TypeAlias = Tensor | Sequence[Any] | Mapping[str, Any]
+
+
+def call(net: nn.Module, inputs: Inputs) -> Any:
+    """``net(x)``, ``net(*inputs)`` or ``net(**inputs)``, by the type of ``inputs``."""
+    if isinstance(inputs, Tensor):
+        return net(inputs)
+    if isinstance(inputs, Mapping):
+        return net(**inputs)
+    return net(*inputs)
+
+
+def map_tensors(fn: Callable[[Tensor], Tensor], tree: Any) -> Any:
+    """``tree`` with ``fn`` applied to every tensor in it; containers and everything else stay."""
+    return pytree.tree_map(lambda leaf: fn(leaf) if isinstance(leaf, Tensor) else leaf, tree)
+
+
+def tensors(tree: Any) -> list[Tensor]:
+    """Every tensor in nested containers, in order; dataclasses and objects with a ``__dict__`` of tensors count too."""
+    found: list[Tensor] = []
+    for leaf in pytree.tree_leaves(tree):
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif hasattr(leaf, "__dict__") and not isinstance(leaf, (nn.Module, type)):
+            found += tensors(dict(vars(leaf)))
+    return found
+
+
+def with_batch(inputs: Inputs, size: int) -> Any:
+    """``inputs`` with every tensor repeated (or cut) along dimension 0 to ``size`` rows.
+
+    Scalars and tensors whose first dimension is not that of the first tensor are left alone.
+    """
+    found = [t for t in tensors(inputs) if t.ndim]
+    rows = found[0].shape[0] if found else 0
+
+    def resize(t: Tensor) -> Tensor:
+        if not t.ndim or t.shape[0] != rows or not rows:
+            return t
+        return t[torch.arange(size, device=t.device) % rows]
+
+    return map_tensors(resize, inputs)

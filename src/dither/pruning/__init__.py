@@ -1,0 +1,30 @@
+"""Structured Bayesian Pruning: learned noise on every channel; what drowns in it is removed, physically.
+
+``attach`` → train with ``kl`` → ``plan`` → ``shrink``.
+"""
+
+# the noise
+# the objective
+from ._attach import attach as attach
+from ._cut import ShrinkError as ShrinkError
+from ._gates import gates as gates
+from ._kl import kl as kl
+from ._kl import mac_weights as mac_weights
+from ._kl import param_groups as param_groups
+from ._kl import sbpa_weights as sbpa_weights
+
+# what belongs together
+from ._labels import Analysis as Analysis
+from ._labels import Space as Space
+from ._labels import analyse as analyse
+from ._noise import LogNormalNoise as LogNormalNoise
+from ._plain import FixedScale as FixedScale
+from ._plain import SelectedLinear as SelectedLinear
+
+# decide, show, do
+from ._plan import Choice as Choice
+from ._plan import Plan as Plan
+from ._plan import plan as plan
+from ._shrink import apply_shrunk as apply_shrunk
+from ._shrink import masked as masked
+from ._shrink import shrink as shrink

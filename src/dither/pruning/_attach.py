@@ -1,0 +1,129 @@
+"""attach: put learned noise on every channel of a network that exists."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from .._inputs import Inputs
+from ._gates import Bank, GatedWeight, gates
+from ._labels import Analysis, Slot, Space, analyse
+from ._noise import LogNormalNoise
+from ._cut import check_sizes, holders
+
+
+def attach(
+    model: nn.Module, example_inputs: Inputs, *, skip: Collection[str] = (), features: bool | Collection[str] = False
+) -> nn.Module:
+    r"""A copy of ``model`` with learned log-normal noise on every channel that can be removed.
+
+    Noise that a batch shares and that multiplies the input of a layer is the same as noise on the columns of its weight,
+
+    .. math:: W (\theta \circ x) = (W \operatorname{diag} \theta)\, x ,
+
+    so every layer that reads a channel gets a `torch.nn.utils.parametrize` parametrization. Class, forward pass and
+    module names stay the user's. Train the result with ``loss + pruning.kl(net) / num_data``.
+
+    Source: Neklyudov et al. 2017; the noise of all gates is drawn in one call before each forward pass.
+
+    Args:
+        model: Any module. It is not changed.
+        example_inputs: A tensor, a tuple of positional arguments or a dict of keyword arguments. The network is run on
+            them to see which channels belong together; one example is enough, real shapes and dtypes matter.
+        skip: Layers whose output channels get no noise, by module name.
+        features: Noise on single input columns too: True for all linear layers that read network inputs or flattened
+            channels (as in the paper's LeNets), or the names of linear layers.
+
+    Returns:
+        A new module of the same class, in the same mode, on the same device.
+
+    Raises:
+        ValueError: If no channel can be removed, if the model carries noise already, if ``skip`` or ``features`` names
+            a layer that is not there, or if the code of the model fixes a width that would have to change.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> net = attach(model, torch.zeros(1, 8))
+        >>> gates(net)
+        {'0': LogNormalNoise(16, dim=1, threshold=1.0, bounds=(-20.0, 0.0))}
+    """
+    if found := gates(model):
+        raise ValueError(
+            f"the model carries noise already ({', '.join(found)}); attach to the model without it, or go on training."
+        )
+    names = dict(model.named_modules())
+    for name in (*skip, *(features if not isinstance(features, bool) else ())):
+        if name not in names:
+            raise ValueError(f'the model has no layer "{name}"; it has {", ".join(n for n in names if n)}.')
+    net = copy.deepcopy(model)
+    analysis = analyse(net, example_inputs)
+    chosen = [s for s in analysis.spaces if s.reason is None and s.name.partition("#")[0] not in skip]
+    columns = column_layers(net, analysis, features)
+    if not chosen and not columns:
+        raise ValueError(f"no channel of this model can be removed:\n{analysis}")
+    check_sizes(model, chosen, example_inputs)
+    return _gate(net, chosen, columns)
+
+
+def column_layers(net: nn.Module, analysis: Analysis, features: bool | Collection[str]) -> list[str]:
+    """The linear layers whose single input columns get noise."""
+    if isinstance(features, bool):
+        return list(analysis.columns) if features else []
+    for name in features:
+        layer = net.get_submodule(name)
+        if not isinstance(layer, nn.Linear):
+            raise ValueError(f'features names "{name}", a {type(layer).__name__}; it can name nn.Linear layers only.')
+    return list(features)
+
+
+def _gate(net: nn.Module, spaces: list[Space], columns: list[str]) -> nn.Module:
+    """Register the gates of ``spaces`` and ``columns`` on the weights that read them."""
+    tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    make = {s.name: (s.size, tensors[s.readers[0][0]]) for s in spaces}
+    make |= {f"{name}[in]": (net.get_submodule(name).in_features, tensors[f"{name}.weight"]) for name in columns}  # pyright: ignore
+    layers = {
+        name: LogNormalNoise(size, device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
+        for name, (size, like) in make.items()
+    }
+    bank = Bank(layers)
+    offsets = bank.offsets()
+    last = sum(size for size, _ in make.values())
+    factors: dict[Slot, dict[str, Tensor]] = {}
+    for space in spaces:
+        for slot in space.readers:
+            at = space.slots[slot]
+            factors.setdefault(slot, {})[space.name] = torch.where(at >= 0, at + offsets[space.name], last)
+    for name in columns:
+        own = f"{name}[in]"
+        at = torch.arange(layers[own].num_features) + offsets[own]
+        factors.setdefault((f"{name}.weight", 1), {})[own] = at
+
+    placed: set[str] = set()
+    for (name, dim), parts in factors.items():
+        index = _merge(list(parts.values()), last).to(tensors[name].device)
+        owned = {gate: layers[gate] for gate in parts if gate not in placed}
+        placed |= owned.keys()
+        for owner, attribute in holders(net, tensors[name]):
+            weight = GatedWeight(bank, index, dim, tensors[name].ndim, owned)
+            parametrize.register_parametrization(owner, attribute, weight.train(net.training), unsafe=True)
+            owned = {}
+    net.register_forward_pre_hook(bank)
+    return net
+
+
+def _merge(parts: list[Tensor], last: int) -> Tensor:
+    """Factors of the same columns as few rows: parts that touch different columns share one (a concat)."""
+    rows: list[Tensor] = []
+    for part in parts:
+        for i, row in enumerate(rows):
+            if bool(((row == last) | (part == last)).all()):
+                rows[i] = torch.minimum(row, part)
+                break
+        else:
+            rows.append(part)
+    return torch.stack(rows)
+

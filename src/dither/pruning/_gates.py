@@ -1,0 +1,173 @@
+"""Noise on the weights of whoever reads a channel: W(θ∘x) = (W diag θ) x."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from ._noise import LogNormalNoise, thetas
+
+
+class Bank:
+    """All gates of a network, drawn in one call before each forward pass of its root.
+
+    Every reader of a channel multiplies by the same draw, and the cost does not grow with the depth of the network. The
+    bank is the forward pre-hook itself; it is a plain object, so that it travels with ``copy.deepcopy``.
+    """
+
+    def __init__(self, layers: dict[str, LogNormalNoise]) -> None:
+        self.layers = layers
+        self.fixed: Tensor | None = None
+        self._theta: Tensor | None = None
+        self._state: tuple[Any, ...] = ()
+
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        state = self.state()
+        if self._theta is None or state != self._state or any(layer.draws for layer in self.layers.values()):
+            self._theta, self._state = self.compute(), state
+
+    def state(self) -> tuple[Any, ...]:
+        """Changes whenever a gate's parameter, mode or threshold does."""
+        return tuple(
+            (p.data_ptr(), p._version, layer.draws, layer.threshold)
+            for layer in self.layers.values()
+            for p in (layer.loc, layer.log_scale)
+        )
+
+    def compute(self) -> Tensor:
+        """θ of all gates, and a 1 at the end for columns without a gate."""
+        theta = thetas(list(self.layers.values()))
+        return torch.cat([theta, theta.new_ones(1)])
+
+    def theta(self) -> Tensor:
+        """θ of this forward pass. The draw stays until the next one, so that a checkpointed block computes its backward
+        pass with the noise of its forward pass. A layer that is called without its root gets a draw of its own."""
+        if self.fixed is not None:
+            return self.fixed
+        if self._theta is None or self.state() != self._state:
+            return self.compute()
+        return self._theta
+
+    def offsets(self) -> dict[str, int]:
+        """Where each gate begins in θ."""
+        ends = torch.tensor([0] + [layer.num_features for layer in self.layers.values()]).cumsum(0).tolist()
+        return dict(zip(self.layers, ends, strict=False))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_theta": None, "_state": ()}
+
+
+class GatedWeight(nn.Module):
+    """The parametrization ``weight -> weight * θ[index]`` along the input dimension ``dim`` of a reader.
+
+    Args:
+        bank: Where θ comes from.
+        index: For each input column, positions in θ (one row for each factor); the last position of θ is 1.
+        dim: The input dimension of the weight.
+        owned: The gates that are registered here; every gate is registered at its first reader.
+    """
+
+    index: Tensor
+
+    def __init__(self, bank: Bank, index: Tensor, dim: int, ndim: int, owned: dict[str, LogNormalNoise]) -> None:
+        super().__init__()
+        self.bank = bank
+        self.shape = [-1 if d == dim else 1 for d in range(ndim)]
+        self.register_buffer("index", index, persistent=False)
+        self.gates = nn.ModuleDict({name.replace(".", "_"): gate for name, gate in owned.items()})
+
+    def forward(self, weight: Tensor) -> Tensor:
+        theta = self.bank.theta()
+        factor = theta[self.index[0]] if len(self.index) == 1 else theta[self.index].prod(0)
+        return weight * factor.view(self.shape).to(weight.dtype)
+
+
+def find_bank(net: nn.Module) -> Bank | None:
+    """The bank of an attached network, through wrappers (DataParallel, `torch.compile`) too."""
+    for module in net.modules():
+        for hook in module._forward_pre_hooks.values():  # pyright: ignore[reportPrivateUsage]
+            if isinstance(hook, Bank):
+                return hook
+    return None
+
+
+def gates(net: nn.Module) -> dict[str, LogNormalNoise]:
+    """The noise layers of a network by name, in the order of the forward pass.
+
+    Gates that `attach` made are called after the layer that writes their channels (``"conv1"``), gates on the columns of
+    a reader after the reader (``"fc1[in]"``), layers placed by hand after themselves.
+
+    Args:
+        net: An attached network, or one with hand-placed `LogNormalNoise`.
+
+    Returns:
+        The layers; empty for a network without noise.
+
+    Example:
+        >>> gates(nn.Sequential(LogNormalNoise(4), nn.Linear(4, 2)))
+        {'0': LogNormalNoise(4, dim=1, threshold=1.0, bounds=(-20.0, 0.0))}
+    """
+    bank = find_bank(net)
+    found = dict(bank.layers) if bank else {}
+    known = {id(layer) for layer in found.values()}
+    for name, module in net.named_modules():
+        if isinstance(module, LogNormalNoise) and id(module) not in known:
+            found[name] = module
+    return found
+
+
+def gated_weights(net: nn.Module) -> list[tuple[nn.Module, str, GatedWeight]]:
+    """Every (module, tensor name, parametrization) that carries gates."""
+    found: list[tuple[nn.Module, str, GatedWeight]] = []
+    for module in net.modules():
+        if parametrize.is_parametrized(module):
+            for name, chain in module.parametrizations.items():  # pyright: ignore
+                found += [(module, name, p) for p in chain if isinstance(p, GatedWeight)]  # pyright: ignore
+    return found
+
+
+def ungate(net: nn.Module, theta: Tensor | None = None) -> nn.Module:
+    """Take the gates off, in place: weights multiplied by ``theta`` (as `Bank.compute` gives it), or as they were."""
+    bank = find_bank(net)
+    if bank is None:
+        return net
+    bank.fixed = theta
+    done: set[int] = set()
+    for module, name, _ in gated_weights(net):
+        chain: Any = module.parametrizations[name]  # pyright: ignore[reportIndexIssue]
+        if len(chain) > 1:
+            raise ValueError(f"{name} of {module} carries another parametrization beside its gate; remove that first.")
+        if theta is not None and id(chain.original) not in done:  # a tied weight is folded once
+            with torch.no_grad():
+                chain.original.copy_(getattr(module, name))
+        done.add(id(chain.original))
+        _restore(module, name, chain.original)
+    for module in net.modules():
+        hooks = module._forward_pre_hooks  # pyright: ignore[reportPrivateUsage]
+        for key in [k for k, hook in hooks.items() if isinstance(hook, Bank)]:
+            del hooks[key]
+    return net
+
+
+def _restore(module: nn.Module, name: str, tensor: Tensor) -> None:
+    """Make the parametrized tensor ``name`` a plain one again.
+
+    Not `parametrize.remove_parametrizations`: that deletes the property from the module's class, which a deep copy
+    shares with the module it was copied from, and so breaks the original.
+    """
+    chains: Any = module.parametrizations
+    del chains[name]
+    gated, plain = type(module), type(module).__mro__[1]
+    if len(chains):
+        module.__class__ = type(gated.__name__, (plain,), {k: v for k, v in vars(gated).items() if k != name})
+    else:
+        del module.parametrizations
+        module.__class__ = plain
+    held: dict[str, Any] = module._parameters if isinstance(tensor, nn.Parameter) else module._buffers  # pyright: ignore
+    others = dict(held)
+    held.clear()
+    held[name] = tensor
+    held.update(others)

@@ -1,0 +1,232 @@
+"""The label run: which channels of a network belong together, who writes them and who reads them.
+
+Nothing is traced, exported or pattern-matched. Every index of every parameter's every dimension gets a label, an
+integer, and the network is run once, eagerly, on its example inputs. Every tensor in that run carries labels of its own
+shape beside its values (`_rules.py` says what each operator does to them):
+
+- a convolution or a matrix product *reads* the labels along the contracted dimension, that is: unites them with the
+  labels of its weight's input dimension, and *writes* the labels of its weight's output dimension;
+- an operator that moves data (view, permute, cat, split ...) is executed on the labels themselves;
+- an elementwise operator unites the labels that meet: residual adds, gates, biases, BatchNorm;
+- anything else *pins* the labels that it touches, and the plan says so.
+
+What ends in one class can only be kept or removed together, and a class names every slice of every tensor that goes
+with it. Parameters are followed by identity, so that functional calls, layers used twice and tied weights need no code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from .._inputs import Inputs, call, tensors
+from ._noise import LogNormalNoise
+from ._union import Labels, compress
+
+Slot = tuple[str, int]
+"""One dimension of one parameter or buffer: (name, dimension)."""
+
+
+@dataclass(frozen=True)
+class Dead:
+    """What becomes exactly zero when hand-placed noise drops a channel.
+
+    Attributes:
+        sites: The noise modules that must all drop the channel; empty where a channel is not zero.
+        linear: Whether the way from the noise scales: f(cx) = c f(x) for c > 0, so that Eθ can move along it.
+        why: What ended it, for the error message.
+    """
+
+    sites: frozenset[str] = frozenset()
+    linear: bool = True
+    why: str = "it is not multiplied by noise"
+
+
+ALIVE = Dead()
+
+
+@dataclass
+class Tag:
+    """What a tensor carries: the label of each element, or, for (a view of) a parameter, one field of labels for each
+    dimension of that parameter."""
+
+    labels: Tensor
+    fields: tuple[Tensor, ...] = ()
+    dead: Dead = ALIVE
+
+
+@dataclass(frozen=True)
+class Space:
+    """Channels that one set of slices holds: the i-th channel of all its ``slots`` is kept or removed as one.
+
+    Attributes:
+        name: The module that writes the channels first.
+        size: Number of channels.
+        writers: Output dimensions of convolutions and linear layers that produce the channels.
+        readers: Input dimensions of convolutions and linear layers that contract them.
+        slots: For each dimension of each tensor that goes with the channels, the channel of each index (-1: not one of
+            these). Writers, readers and what lies between: biases, BatchNorm, depthwise filters.
+        reason: Why no channel can be removed; None where they can.
+        noise: Hand-placed noise that zeroes the channels at every reader, by module name.
+        linear: Whether Eθ of that noise can be folded into the readers.
+    """
+
+    name: str
+    size: int
+    writers: tuple[Slot, ...]
+    readers: tuple[Slot, ...]
+    slots: dict[Slot, Tensor] = field(repr=False)
+    reason: str | None = None
+    noise: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    linear: bool = True
+
+    def __str__(self) -> str:
+        names = [" ".join(dict.fromkeys(name.rpartition(".")[0] or name for name, _ in s)) for s in (self.writers, self.readers)]
+        return f"{self.name:<28} {self.size:>6}  {names[0]} -> {names[1] or 'nobody'}" + (
+            f"  [{self.reason}]" if self.reason else ""
+        )
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """All channel spaces of a network, and the layers whose input columns are flattened channels or network inputs."""
+
+    spaces: tuple[Space, ...]
+    columns: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.spaces))
+
+
+@dataclass(frozen=True)
+class Use:
+    """One contraction: a weight's output labels (it writes them) or input labels (it reads them).
+
+    Attributes:
+        writes: Whether the weight writes these labels; else it reads them.
+        labels: The weight's own labels along that dimension.
+        dead: Of a read: whether what is read is zero where noise drops a channel.
+        flat: Of a read: whether the columns are network inputs or several positions of one channel.
+        module: The module that was running.
+    """
+
+    writes: bool
+    labels: Tensor
+    dead: Dead
+    flat: bool
+    module: str
+
+
+class Run(TorchDispatchMode):
+    """One run of a network on labels. Use `analyse`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.union = Labels()
+        self.tags = WeakTensorKeyDictionary()
+        self.slots: dict[Slot, Tensor] = {}
+        self.uses: list[Use] = []
+        self.sites: dict[str, Tensor] = {}
+        self.names = {id(m): name for name, m in model.named_modules()}
+        self.stack: list[str] = []
+        self.paused = 0
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            if tensor in self.tags or isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+                continue
+            fields: list[Tensor] = []
+            for dim, size in enumerate(tensor.shape):
+                labels = self.slots[name, dim] = self.union.new(size)
+                fields.append(labels.view([-1 if d == dim else 1 for d in range(tensor.ndim)]).expand(tensor.shape))
+            self.tags[tensor] = Tag(self.zeros(tensor), tuple(fields))
+
+    @staticmethod
+    def zeros(tensor: Tensor) -> Tensor:
+        return torch.zeros((), dtype=torch.int64).expand(tensor.shape)
+
+    @property
+    def module(self) -> str:
+        """The qualified name of the module that is running."""
+        return self.stack[-1] if self.stack else "the network"
+
+    def of(self, tensor: Tensor) -> Tag:
+        """The tag of a tensor; what nobody wrote carries label 0."""
+        tag = self.tags.get(tensor)
+        return Tag(self.zeros(tensor)) if tag is None else tag
+
+    def set(self, tensor: Any, labels: Tensor, fields: tuple[Tensor, ...] = (), dead: Dead = ALIVE) -> None:
+        if isinstance(tensor, Tensor):
+            self.tags[tensor] = Tag(compress(labels.expand(tensor.shape)), fields, dead)
+
+    def writes(self, own: Tensor) -> None:
+        """Remember that a weight writes its output labels ``own``."""
+        self.uses.append(Use(True, own, ALIVE, False, self.module))
+
+    def reads(self, own: Tensor, labels: Tensor, dead: Dead) -> None:
+        """A weight contracts its input labels ``own`` with ``labels``: column i multiplies what carries label i."""
+        roots = self.union.find(labels)
+        flat = bool((roots == 0).all()) or len(torch.unique(roots)) < len(roots)
+        self.uses.append(Use(False, own, dead, flat, self.module))
+        self.union.unite(own, labels, f'"{self.module}" reads a network input or a constant')
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        from ._rules import apply
+
+        out = func(*args, **(kwargs or {}))
+        if not self.paused:
+            apply(self, func, args, kwargs or {}, out)
+        return out
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Know the running module by name, and take hand-placed noise as a site instead of looking inside it."""
+
+        def before(module: nn.Module, args: Any) -> None:
+            self.stack.append(self.names.get(id(module), type(module).__name__) or "the network")
+            self.paused += isinstance(module, LogNormalNoise)
+
+        def after(module: nn.Module, args: Any, out: Any) -> None:
+            name = self.stack.pop()
+            if isinstance(module, LogNormalNoise):
+                self.paused -= 1
+                x = self.of(args[0])
+                if name in self.sites:
+                    self.union.pin(x.labels, f'"{name}" is called twice')
+                self.sites[name] = self.union.along(x.labels, module.dim, f'noise "{name}"')
+                if not self.paused:
+                    self.set(out, x.labels, dead=Dead(frozenset([name]) | x.dead.sites, x.dead.linear))
+
+        handles = [hooks.register_module_forward_pre_hook(before), hooks.register_module_forward_hook(after)]
+        try:
+            with self:
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def analyse(model: nn.Module, example_inputs: Inputs) -> Analysis:
+    """Run ``model`` once on labels, in eval mode and without gradients, and say which channels belong together.
+
+    The path that the example inputs take is the path that is analysed.
+    """
+    modes = {m: m.training for m in model.modules()}
+    run = Run(model.eval())
+    try:
+        with torch.no_grad(), run.watching():
+            out = call(model, example_inputs)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    for tensor in tensors(out):
+        run.union.pin(run.of(tensor).labels, "the network returns them")
+    from ._spaces import spaces
+
+    return spaces(run, model)

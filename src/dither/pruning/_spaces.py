@@ -1,0 +1,102 @@
+"""From classes of labels to channel spaces: what can be removed, and what goes with it."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from ._labels import Analysis, Run, Slot, Space, Use
+
+
+def spaces(run: Run, model: nn.Module) -> Analysis:
+    """Group the classes that hold slices of the same tensors into spaces."""
+    from ._labels import Analysis
+
+    reasons = run.union.reasons()
+    starts = torch.tensor([int(labels[0]) for labels in run.slots.values() if len(labels)])
+    names = [slot for slot, labels in run.slots.items() if len(labels)]
+    roles: dict[Slot, list[Use]] = defaultdict(list)
+    for use in run.uses:
+        own = use.labels[use.labels != 0]
+        for k in torch.unique(torch.searchsorted(starts, own, right=True) - 1).tolist():
+            roles[names[k]].append(use)
+
+    members: dict[int, list[Slot]] = defaultdict(list)  # class -> the tensor dimensions that hold slices of it
+    roots = {slot: run.union.find(labels) for slot, labels in run.slots.items()}
+    touched = set(torch.unique(torch.cat([roots[slot] for slot in roles] or [torch.zeros(0)])).tolist())
+    for slot in names:
+        for root in torch.unique(roots[slot]).tolist():
+            if root in touched:
+                members[root].append(slot)
+    groups: dict[tuple[tuple[Slot, ...], str | None], list[int]] = defaultdict(list)
+    for root, slots in members.items():
+        groups[tuple(slots), reasons.get(root)].append(root)
+
+    first = {slot: i for i, slot in enumerate(roles)}
+    found = [_space(run, slots, reason, classes, roots, roles) for (slots, reason), classes in groups.items()]
+    kept = sorted((s for s in found if s.writers), key=lambda s: min(first[slot] for slot in s.writers))
+    return Analysis(_rename(kept), _columns(run, model))
+
+
+def _space(
+    run: Run,
+    slots: tuple[Slot, ...],
+    reason: str | None,
+    classes: list[int],
+    roots: dict[Slot, Tensor],
+    roles: dict[Slot, list[Use]],
+) -> Space:
+    from ._labels import Space
+
+    index = torch.full((len(run.union.parent),), -1, dtype=torch.int64)
+    index[torch.tensor(classes)] = torch.arange(len(classes))
+    writers = tuple(s for s in roles if s in slots and any(u.writes for u in roles[s]))
+    readers = tuple(s for s in roles if s in slots and any(not u.writes for u in roles[s]))
+    reads = [u for s in readers for u in roles[s] if not u.writes]
+    if reason is None and not readers:
+        reason = "no layer reads them"
+    if reason is None and len(classes) == 1:
+        reason = "they can only go all together"
+    noise = {
+        name: index[run.union.find(labels)]
+        for name, labels in run.sites.items()
+        if bool((index[run.union.find(labels)] >= 0).any())
+    }
+    alive = [u for u in reads if not (u.dead.sites & noise.keys())]
+    if reason is None and noise and alive:
+        reason = f'"{alive[0].module}" reads them, but {alive[0].dead.why}'
+    return Space(
+        name=writers[0][0].removesuffix(".weight") if writers else "input",
+        size=len(classes),
+        writers=writers,
+        readers=readers,
+        slots={slot: index[roots[slot]] for slot in slots},
+        reason=reason,
+        noise=noise,
+        linear=all(u.dead.linear and u.dead.sites & noise.keys() == noise.keys() for u in reads),
+    )
+
+
+def _rename(found: list[Space]) -> tuple[Space, ...]:
+    """Names are unique: a layer whose channels fall into several spaces is numbered."""
+    from dataclasses import replace
+
+    count = Counter(s.name for s in found)
+    seen: Counter[str] = Counter()
+    named: list[Space] = []
+    for s in found:
+        seen[s.name] += 1
+        named.append(s if count[s.name] == 1 else replace(s, name=f"{s.name}#{seen[s.name]}"))
+    return tuple(named)
+
+
+def _columns(run: Run, model: nn.Module) -> tuple[str, ...]:
+    """Linear layers, called once, whose columns are network inputs or several positions of one channel."""
+    reads = [u for u in run.uses if not u.writes]
+    calls = Counter(u.module for u in reads)
+    modules = dict(model.named_modules())
+    return tuple(u.module for u in reads if u.flat and calls[u.module] == 1 and isinstance(modules.get(u.module), nn.Linear))

@@ -1,0 +1,67 @@
+"""Every network of the table: the right channels are found, and removing them is exact."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from dither import pruning
+from tests.cases import CASES, Case
+
+SCALE = 1e-10  # of the output, in float64
+
+
+def build(case: Case) -> nn.Module:
+    torch.manual_seed(0)
+    net = copy.deepcopy(case.make()).double().eval()
+    for module in net.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+    return net
+
+
+def drown_half(net: nn.Module, seed: int) -> None:
+    """Give about half of all units, at random, so much noise that their signal-to-noise ratio is far below 1."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for layer in pruning.gates(net).values():
+            drop = torch.rand(layer.num_features, generator=generator) < 0.5
+            layer.loc.copy_(torch.where(drop, -10.0, -0.3 * torch.rand(layer.num_features, generator=generator)))
+            layer.log_scale.copy_(torch.where(drop, 2.0, -3.0))
+
+
+def assert_same(a: Any, b: Any, scale: float = SCALE) -> None:
+    torch.testing.assert_close(a, b, rtol=0, atol=scale * float(a.detach().abs().max()))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_the_right_channels_are_found(case: Case) -> None:
+    spaces = {s.name: s for s in pruning.analyse(build(case), case.inputs()).spaces}
+    assert {name: s.size for name, s in spaces.items() if s.reason is None} == dict(case.removable)
+    for name, word in case.whole.items():
+        assert word in " ".join(s.reason or "" for n, s in spaces.items() if n.partition("#")[0] == name), str(spaces)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("case", [c for c in CASES if c.removable], ids=lambda c: c.name)
+def test_removal_is_exact(case: Case, seed: int) -> None:
+    x = case.inputs()
+    net = pruning.attach(build(case), x)
+    drown_half(net, seed)
+    plan = pruning.plan(net, x)
+    assert any(kept < total for kept, total in plan.widths.values())
+    whole, small = pruning.masked(net, plan), pruning.shrink(net, plan, x)
+    assert_same(whole(case.inputs(2)), small(case.inputs(2)))
+    assert_same(whole(x[:1]), small(x[:1]))
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in whole.parameters())
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if not c.removable], ids=lambda c: c.name)
+def test_a_network_without_removable_channels_says_why(case: Case) -> None:
+    with pytest.raises(ValueError, match="no channel of this model can be removed"):
+        pruning.attach(build(case), case.inputs())
