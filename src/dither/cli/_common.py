@@ -1,0 +1,77 @@
+"""What the commands share: errors in one line, options with the same meaning, the closing table."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dither.training import Report
+
+Threads = Annotated[Optional[int], typer.Option(min=1, help="CPU threads for torch.")]  # noqa: UP045 (typer on 3.10)
+CheckpointSteps = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(min=1, help="Save the training state every so many steps, beside after every epoch."),
+]
+
+
+@contextmanager
+def clear_errors() -> Generator[None]:
+    """Ends the program with one line on standard error; exit code 2 for what the user can repair, 1 for a NaN loss.
+
+    ``DITHER_TRACEBACK=1`` shows the whole traceback instead.
+
+    Raises:
+        Exit: The end of the program, with its exit code.
+    """
+    # The user's own networks (package.module:callable) are looked for in the current folder, as python -m does.
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    if os.environ.get("DITHER_TRACEBACK"):
+        yield
+        return
+    from dither.training import NonFiniteLoss
+
+    try:
+        yield
+    except NonFiniteLoss as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt as error:
+        typer.echo("stopped; the same command goes on from the last checkpoint", err=True)
+        raise typer.Exit(130) from error
+
+
+def print_report(console: Console, report: Report, folder: Path) -> None:
+    """The plan, the table before and after, and where the files are."""
+    from rich.table import Table
+
+    console.print((folder / "plan.txt").read_text(encoding="utf-8"), highlight=False, markup=False, soft_wrap=True)
+    small = report.small
+    table = Table(title=f"{small['net']} on {small['data']}", title_justify="left")
+    table.add_column("")
+    for name in ("original", "shrunk", ""):
+        table.add_column(name, justify="right")
+    for row in report.rows():
+        table.add_row(*row)
+    console.print(table)
+    removal = report.values["removal"]
+    console.print(
+        f"Removal changed outputs by {removal['max_output_difference']:.1e} of the largest one "
+        f"and the error by {removal['error_change_pct']:.2f} points.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    files = ("small.safetensors", "base.safetensors", "report.md", "report.json", "plan.json", "widths.png")
+    console.print(f"Files in {folder}: {', '.join(files)}", highlight=False, soft_wrap=True)

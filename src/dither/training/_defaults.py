@@ -1,0 +1,48 @@
+"""Recipes to start from, one for each network here and one for every other."""
+
+from __future__ import annotations
+
+from ._recipe import Fit, Noise, Recipe
+
+_DIGITS = Recipe(
+    model="digits",
+    data="digits",
+    base=Fit(epochs=30, batch_size=32, lr=3e-3),
+    prune=Fit(epochs=60, batch_size=32, lr=2e-3),
+    noise=Noise(gate_lr=0.03, kl_weights="macs"),
+    seed=0,
+)
+_LENET5 = Recipe(
+    model="lenet5",
+    data="ylecun/mnist",
+    base=Fit(epochs=5),
+    prune=Fit(epochs=40),
+    noise=Noise(gate_lr=0.02, kl_weights="macs", features=("fc1",)),
+    channels_last=True,
+)
+_LENET_500_300 = Recipe(
+    model="lenet_500_300",
+    data="ylecun/mnist",
+    base=Fit(epochs=8),
+    prune=Fit(epochs=60),
+    noise=Noise(gate_lr=0.01, kl_weights={"fc1[in]": 4.0, "fc1": 8.0, "fc2": 4.0}, features=("fc1",)),
+)
+_RECIPES = {recipe.model: recipe for recipe in (_DIGITS, _LENET5, _LENET_500_300)}
+
+
+def default_recipe(model: str) -> Recipe:
+    """A recipe to start from: tried settings for the networks here, cautious ones for any other.
+
+    Args:
+        model: a name that :func:`dither.training.make_model` takes.
+
+    Returns:
+        The recipe; change it with ``dataclasses.replace``.
+
+    Example:
+        >>> default_recipe("lenet5").noise.features
+        ('fc1',)
+    """
+    return _RECIPES.get(model) or Recipe(
+        model=model, data="digits", base=Fit(epochs=30), prune=Fit(epochs=60), noise=Noise(kl_weights="macs")
+    )

@@ -1,0 +1,280 @@
+"""One stretch of training on Accelerate that can be killed at any moment and goes on bit for bit."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+
+from ._batches import Batches
+from ._checkpoints import Checkpoints, write_text
+from ._data import Images
+from ._evaluate import evaluate
+from ._progress import Progress
+from ._recipe import Fit
+
+_CHECK_EVERY = 50  # steps between looks at the loss where a look would stall an accelerator
+
+
+class NonFiniteLoss(RuntimeError):
+    """The loss became NaN or infinite. The last complete checkpoint is kept."""
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """What is added to the mean negative log-likelihood, and how it grows.
+
+    Attributes:
+        value: from the network to a scalar in nats per image.
+        warmup: epochs over which its factor grows linearly from 0 to 1.
+    """
+
+    value: Callable[[nn.Module], Tensor]
+    warmup: float = 0.0
+
+    def factor(self, step: int, steps_per_epoch: int) -> float:
+        """Factor at a step: a function of the step, so there is nothing to restore.
+
+        Example:
+            >>> [Penalty(value=lambda net: torch.zeros(()), warmup=2).factor(step, 10) for step in (0, 10, 20, 30)]
+            [0.0, 0.5, 1.0, 1.0]
+        """
+        return min(1.0, step / (self.warmup * steps_per_epoch)) if self.warmup else 1.0
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What stays the same over the stretches of a run.
+
+    Attributes:
+        accelerator: process layout, precision and gradient accumulation.
+        folder: run folder; states go to ``checkpoint/<stretch>``.
+        progress: what the user sees.
+        seed: of order, augmentation and noise.
+        channels_last: memory format of images and convolutions.
+        checkpoint_steps: steps between states inside an epoch; None saves after epochs only.
+    """
+
+    accelerator: Accelerator
+    folder: Path
+    progress: Progress
+    seed: int = 0
+    channels_last: bool = False
+    checkpoint_steps: int | None = None
+
+    def fit(
+        self,
+        net: nn.Module,
+        images: Images,
+        monitor: Images,
+        settings: Fit,
+        name: str,
+        *,
+        groups: Callable[[nn.Module], Iterable[dict[str, Any]]] | None = None,
+        penalty: Penalty | None = None,
+        train_mode: Callable[[nn.Module], object] = nn.Module.train,
+        counts: Callable[[nn.Module], Mapping[str, int]] | None = None,
+    ) -> nn.Module:
+        """Trains the network in place and returns it; goes on from the last complete state if there is one.
+
+        Args:
+            net: maps float images in [0, 1] to logits.
+            images: training images.
+            monitor: images on which every epoch is measured (in the precision of training).
+            settings: epochs, rates and augmentation.
+            name: of the stretch: "base", "prune" or "finetune".
+            groups: parameter groups with absolute "lr"; all parameters at ``settings.lr`` if left out.
+            penalty: term beside the negative log-likelihood.
+            train_mode: puts the network into the mode it trains in.
+            counts: kept channels per gate, for the display and the history.
+
+        Returns:
+            The same network, trained, unwrapped, in eval mode.
+
+        Raises:
+            NonFiniteLoss: If the loss is NaN or infinite.
+            OSError: If a state cannot be saved; the older one is kept.
+        """
+        return _Stretch(self, net, images, monitor, settings, name, groups, penalty, train_mode, counts).run()
+
+
+class _Stretch:
+    """The loop of :meth:`Engine.fit`; its position is all that must be stored beside what Accelerate stores."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        net: nn.Module,
+        images: Images,
+        monitor: Images,
+        settings: Fit,
+        name: str,
+        groups: Callable[[nn.Module], Iterable[dict[str, Any]]] | None,
+        penalty: Penalty | None,
+        train_mode: Callable[[nn.Module], object],
+        counts: Callable[[nn.Module], Mapping[str, int]] | None,
+    ) -> None:
+        accelerator = engine.accelerator
+        self.engine, self.accelerator, self.settings, self.name = engine, accelerator, settings, name
+        self.penalty, self.train_mode, self.counts = penalty, train_mode, counts
+        self.images, self.monitor = images.to(accelerator.device), monitor.to(accelerator.device)
+        self.batches = Batches(
+            self.images,
+            settings,
+            engine.seed,
+            multiple=accelerator.gradient_accumulation_steps,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+        )
+        self.steps = settings.epochs * self.batches.steps
+        self.net = net.to(accelerator.device)
+        self.memory_format = torch.channels_last if engine.channels_last else torch.contiguous_format
+        if engine.channels_last:
+            net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        param_groups = list(groups(net)) if groups else [{"params": list(net.parameters()), "lr": settings.lr}]
+        self.rates = [cast(float, group["lr"]) for group in param_groups]
+        optimizer = torch.optim.AdamW(
+            param_groups, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
+        )
+        self.wrapped, self.optimizer = accelerator.prepare(net, optimizer)
+        self.checkpoints = Checkpoints(engine.folder / "checkpoint" / name, accelerator)
+        self.step = 0
+        self.sums = torch.zeros(2, dtype=torch.float64, device=accelerator.device)  # loss and KL term of this epoch
+        self.history: list[dict[str, Any]] = []
+        self.unchecked: list[Tensor] = []
+
+    def run(self) -> nn.Module:
+        # Stretches are independent of each other's use of the generator, so each can be repeated alone.
+        set_seed(self.engine.seed)
+        try:
+            self._restore()
+            with self.engine.progress.stretch(self.name, self.step, self.steps, self.batches.steps):
+                while self.step < self.steps:
+                    self._epoch()
+        finally:
+            unwrapped = cast(nn.Module, self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False))
+            self.accelerator.free_memory()
+        if self.engine.channels_last:
+            unwrapped.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
+        return unwrapped.eval()
+
+    def _restore(self) -> None:
+        position = self.checkpoints.load()
+        if position is not None:
+            self.step, self.history = position["step"], position["history"]
+            self.sums = torch.tensor(position["sums"], dtype=torch.float64, device=self.accelerator.device)
+            self._write_history()
+            self.engine.progress.history(self.name, self.history)
+
+    def _epoch(self) -> None:
+        epoch, start = divmod(self.step, self.batches.steps)
+        if start == 0:
+            self.sums.zero_()
+        every = self.engine.checkpoint_steps
+        self.train_mode(self.wrapped)
+        for x, labels in self.batches.epoch(epoch, start):
+            self._step(x.contiguous(memory_format=self.memory_format), labels)
+            self.engine.progress.step(self.step, self.sums, self._counts)
+            inside = self.step % self.batches.steps != 0
+            if every and inside and self.step % every == 0 and self.accelerator.sync_gradients:
+                self._check()
+                self._save()
+        self._check()
+        self._finish_epoch(epoch + 1)
+        self._save()
+
+    def _step(self, x: Tensor, labels: Tensor) -> None:
+        factor = self.settings.lr_factor(self.step, self.steps)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        with self.accelerator.accumulate(self.wrapped):
+            logits = self.wrapped(x)
+            loss = F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
+            terms = [loss.detach()]
+            if self.penalty is not None:
+                extra = self.penalty.value(self.net) * self.penalty.factor(self.step, self.batches.steps)
+                terms.append(extra.detach())
+                loss = loss + extra.to(loss.dtype)
+            self.unchecked.append(loss.detach())
+            if self.accelerator.device.type == "cpu":
+                self._check(loss)
+            self.accelerator.backward(loss)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        self.sums[: len(terms)] += torch.stack(terms)
+        self.step += 1
+        if len(self.unchecked) >= _CHECK_EVERY:
+            self._check()
+
+    def _check(self, loss: Tensor | None = None) -> None:
+        """Raises on a loss that is not finite. On a CPU before the weights change, elsewhere some steps later."""
+        if loss is not None:
+            finite, first = math.isfinite(loss.item()), self.step
+            self.unchecked.clear()
+        else:
+            if not self.unchecked:
+                return
+            bad = ~torch.isfinite(torch.stack(self.unchecked))
+            finite, first = not bool(bad.any()), self.step - len(self.unchecked) + int(bad.to(torch.int8).argmax())
+            self.unchecked.clear()
+        if finite:
+            return
+        where = _first_bad(self.net, loss)
+        newest = self.checkpoints.newest()
+        kept = f"the last good checkpoint is {newest.name}" if newest else "no checkpoint was saved before"
+        epoch = first // self.batches.steps + 1
+        raise NonFiniteLoss(
+            f"the loss of stretch {self.name!r} is not finite at step {first} (epoch {epoch}); {where}; {kept}; "
+            "try a smaller lr or gate_lr, or a kl_warmup"
+        )
+
+    def _finish_epoch(self, epoch: int) -> None:
+        means = (self.sums / self.batches.steps).tolist()
+        result = evaluate(self.wrapped, self.monitor, channels_last=self.engine.channels_last)
+        row: dict[str, Any] = {"stretch": self.name, "epoch": epoch, "step": self.step, "loss": means[0]}
+        if self.penalty is not None:
+            row["kl"] = means[1]
+        row |= {"monitor": self.monitor.name, **asdict(result), "kept": self._counts()}
+        self.history.append(row)
+        self._write_history()
+        self.engine.progress.history(self.name, self.history)
+        logged = {f"{self.name}/{key}": value for key, value in row.items() if isinstance(value, float)}
+        self.accelerator.log(logged, step=self.step)
+
+    def _write_history(self) -> None:
+        """Rows of other stretches stay, ours are written whole: a killed run leaves no row twice."""
+        if not self.accelerator.is_main_process:
+            return
+        path = self.engine.folder / "history.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        others = [line for line in lines if json.loads(line)["stretch"] != self.name]
+        write_text(path, "".join(f"{line}\n" for line in [*others, *map(json.dumps, self.history)]))
+
+    def _counts(self) -> dict[str, int]:
+        return dict(self.counts(self.net)) if self.counts else {}
+
+    def _save(self) -> None:
+        self.checkpoints.save(self.step, {"step": self.step, "sums": self.sums.tolist(), "history": self.history})
+
+
+def _first_bad(net: nn.Module, loss: Tensor | None) -> str:
+    """Which parameter is to blame: the first that is not finite itself, else the first whose gradient is not."""
+    for name, parameter in net.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            return f"the first parameter with a NaN or infinite value is {name!r}"
+    if loss is not None and loss.requires_grad:
+        named = [(name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad]
+        gradients = torch.autograd.grad(loss, [parameter for _, parameter in named], allow_unused=True)
+        for (name, _), gradient in zip(named, gradients, strict=True):
+            if gradient is not None and not bool(torch.isfinite(gradient).all()):
+                return f"all parameters are finite, the first with a NaN or infinite gradient is {name!r}"
+    return "all parameters and their gradients are finite, look at the images"

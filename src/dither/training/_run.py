@@ -1,0 +1,239 @@
+"""One run in one folder: base network, noise, plan, shrunk network, report. Every step is done once and found again."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from rich.console import Console
+from torch import Tensor, nn
+
+import dither
+from dither import pruning
+
+from ._batchnorm import reestimate, train_frozen
+from ._checkpoints import write_text
+from ._data import Images, load_images
+from ._engine import Engine, Penalty
+from ._models import make_model
+from ._progress import Progress
+from ._recipe import Recipe
+from ._report import Report, make_report
+
+_MONITOR = 10_000  # training images on which epochs are measured where nothing is held out
+
+# What a step depends on. A run folder that was made with other values of these cannot go on.
+_NUMERICS = ("seed", "mixed_precision", "gradient_accumulation_steps", "channels_last")
+_BASE = ("model", "data", "base", "validation", *_NUMERICS)
+_STEPS = {"base": _BASE, "prune": (*_BASE, "prune", "noise"), "finetune": (*_BASE, "prune", "noise", "finetune")}
+
+
+class Run:
+    """A run folder and the steps from data to a smaller network.
+
+    Files: ``recipe.json``, ``history.jsonl`` (a line per epoch), ``checkpoint/`` (training states),
+    ``base.safetensors``, ``small.safetensors``, ``plan.json``, ``plan.txt``, ``report.json``, ``report.md``,
+    ``widths.png``. Whatever is complete is read, not made again; a stretch of training that was interrupted goes on
+    from its last state, on a CPU bit for bit (with the same number of threads).
+
+    Args:
+        folder: the run folder; made if missing.
+        recipe: settings. None reads the folder's ``recipe.json``.
+        console: where progress goes; None is quiet.
+        threads: CPU threads for torch; None leaves them as they are.
+        checkpoint_steps: steps between training states inside an epoch; None saves after every epoch.
+        log_with: trackers, as Accelerate's ``log_with`` takes them.
+        images: splits that are in memory already, by name; others are loaded.
+
+    Raises:
+        FileNotFoundError: If there is no recipe, neither given nor in the folder.
+        ValueError: If the folder was made with another recipe.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        recipe: Recipe | None = None,
+        *,
+        console: Console | None = None,
+        threads: int | None = None,
+        checkpoint_steps: int | None = None,
+        log_with: Any = None,
+        images: Mapping[str, Images] | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        path = self.folder / "recipe.json"
+        if recipe is None:
+            if not path.exists():
+                raise FileNotFoundError(f"{self.folder} is no run folder (no recipe.json); make one with dither train")
+            recipe = Recipe.read(path)
+        self.recipe = recipe
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._check_folder(path)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._images = dict(images or {})
+        self.accelerator = Accelerator(
+            mixed_precision=recipe.mixed_precision,
+            gradient_accumulation_steps=recipe.gradient_accumulation_steps,
+            log_with=log_with,
+            project_dir=str(self.folder),
+        )
+        if self.accelerator.is_main_process:
+            write_text(path, recipe.to_json() + "\n")
+        if log_with is not None:
+            self.accelerator.init_trackers("dither", config={"recipe": recipe.to_json()})
+        self._engine = Engine(
+            self.accelerator,
+            self.folder,
+            Progress(console if self.accelerator.is_main_process else None),
+            seed=recipe.seed,
+            channels_last=recipe.channels_last,
+            checkpoint_steps=checkpoint_steps,
+        )
+
+    def images(self, split: str) -> Images:
+        """The images of "train" (without the held-out part), "validation" (that part) or "test".
+
+        Raises:
+            ValueError: If more images are held out than there are.
+        """
+        if split in ("train", "validation"):
+            train, held_out = self._split("train").split_last(self.recipe.validation)
+            return train if split == "train" else dataclasses.replace(held_out, name="validation")
+        return self._split(split)
+
+    def base(self) -> nn.Module:
+        """The trained original network, on the device of the run, in eval mode."""
+        path = self.folder / "base.safetensors"
+        set_seed(self.recipe.seed)
+        net = make_model(self.recipe.model)
+        if path.exists():
+            return dither.load(net, path).to(self.accelerator.device).eval()
+        if self.recipe.base.epochs:
+            net = self._engine.fit(net, self.images("train"), self._monitor(), self.recipe.base, "base")
+        if self.accelerator.is_main_process:
+            dither.save(net, path, metadata={"model": self.recipe.model, "data": self.recipe.data})
+        self.accelerator.wait_for_everyone()
+        return net.to(self.accelerator.device).eval()
+
+    def gated(self) -> nn.Module:
+        """The network after training under noise, with its gates, in eval mode."""
+        recipe, noise, images = self.recipe, self.recipe.noise, self.images("train")
+        base, example = self.base(), self.example()
+        net = pruning.attach(base, example, skip=noise.skip, features=noise.features)
+        layers = pruning.gates(net)
+        if noise.init_log_scale is not None:
+            for layer in layers.values():
+                layer.log_scale.data.fill_(noise.init_log_scale)
+        weights = _kl_weights(net, example, noise.kl_weights, set(layers))
+        scale = noise.kl_weight / len(images)
+
+        def groups(gated: nn.Module) -> list[dict[str, Any]]:
+            return pruning.param_groups(
+                gated, lr=recipe.prune.lr, gate_lr=noise.gate_lr, weight_decay=recipe.prune.weight_decay
+            )
+
+        def kept(gated: nn.Module) -> dict[str, int]:
+            return {name: int((layer.snr > noise.threshold).sum()) for name, layer in pruning.gates(gated).items()}
+
+        if not recipe.prune.epochs:
+            return net.eval()
+        return self._engine.fit(
+            net,
+            images,
+            self._monitor(),
+            recipe.prune,
+            "prune",
+            groups=groups,
+            penalty=Penalty(lambda gated: pruning.kl(gated, weights) * scale, noise.kl_warmup),
+            train_mode=train_frozen if noise.batchnorm == "freeze" else nn.Module.train,
+            counts=kept,
+        )
+
+    def prune(self) -> Report:
+        """All steps up to the report; what is complete already is not done again.
+
+        The test images are looked at here, once, after everything is decided.
+
+        Returns:
+            The report, which is also in the folder.
+        """
+        path = self.folder / "report.json"
+        if path.exists() and (self.folder / "small.safetensors").exists():
+            return Report(json.loads(path.read_text(encoding="utf-8")))
+        noise, example = self.recipe.noise, self.example()
+        gated = self.gated()
+        plan = pruning.plan(gated, example, threshold=noise.threshold, multiple_of=noise.multiple_of)
+        masked = pruning.masked(gated, plan)
+        shrunk = pruning.shrink(gated, plan, example)
+        small = self._finished(shrunk)
+        report = make_report(self, masked=masked, shrunk=shrunk, small=small, plan=plan)
+        if self.accelerator.is_main_process:
+            write_text(self.folder / "plan.json", json.dumps(plan.to_dict()))
+            write_text(self.folder / "plan.txt", f"{plan}\n")
+            metadata = {"model": self.recipe.model, "data": self.recipe.data, "error_pct": report.small["error_pct"]}
+            dither.save(small, self.folder / "small.safetensors", metadata=metadata)
+            report.write(self.folder)
+        self.accelerator.wait_for_everyone()
+        return report
+
+    def example(self) -> Tensor:
+        """Two training images as the network reads them."""
+        return self._split("train").float_batch(slice(0, 2)).to(self.accelerator.device)
+
+    def _finished(self, shrunk: nn.Module) -> nn.Module:
+        """The shrunk network after BatchNorm was measured again and what is left was fine-tuned."""
+        small, images = copy.deepcopy(shrunk), self.images("train")
+        if self.recipe.noise.batchnorm == "reestimate":
+            reestimate(small, images.to(self.accelerator.device), self.recipe.prune.batch_size)
+        if self.recipe.finetune.epochs:
+            small = self._engine.fit(small, images, self._monitor(), self.recipe.finetune, "finetune")
+        return small.eval()
+
+    def _monitor(self) -> Images:
+        if self.recipe.validation:
+            return self.images("validation")
+        train = self._split("train")
+        return dataclasses.replace(train.split_last(min(_MONITOR, len(train) - 1))[1], name="train")
+
+    def _split(self, split: str) -> Images:
+        if split not in self._images:
+            self._images[split] = load_images(self.recipe.data, split)
+        return self._images[split]
+
+    def _check_folder(self, path: Path) -> None:
+        """Refuses to go on with steps that were made with other settings."""
+        if not path.exists():
+            return
+        old = Recipe.read(path)
+        for step, names in _STEPS.items():
+            begun = (self.folder / "checkpoint" / step).exists() or (
+                self.folder / ("base" if step == "base" else "small")
+            ).with_suffix(".safetensors").exists()
+            changed = [name for name in names if getattr(old, name) != getattr(self.recipe, name)]
+            if begun and changed:
+                was, now = getattr(old, changed[0]), getattr(self.recipe, changed[0])
+                what = f"{changed[0]} = {was!r}, the recipe now says {now!r}"
+                raise ValueError(f"{self.folder} was made with {what}; use another folder")
+
+
+def _kl_weights(
+    net: nn.Module, example: Tensor, weights: Mapping[str, float] | str | None, names: set[str]
+) -> dict[str, float] | None:
+    if weights == "macs":
+        return pruning.mac_weights(net, example)
+    if weights == "sbpa":
+        return pruning.sbpa_weights(net)
+    if weights is None or isinstance(weights, str):
+        return None
+    if unknown := sorted(set(weights) - names):
+        raise ValueError(f"recipe: kl_weights names the gate {unknown[0]!r}; the gates are {', '.join(sorted(names))}")
+    return dict(weights)
