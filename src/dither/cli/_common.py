@@ -55,6 +55,7 @@ def clear_errors() -> Generator[None]:
 
 def print_report(console: Console, report: Report, folder: Path) -> None:
     """The plan, the table before and after, and where the files are."""
+    from rich.markup import escape
     from rich.table import Table
 
     console.print((folder / "plan.txt").read_text(encoding="utf-8"), highlight=False, markup=False, soft_wrap=True)
@@ -64,7 +65,7 @@ def print_report(console: Console, report: Report, folder: Path) -> None:
     for name in ("original", "shrunk", ""):
         table.add_column(name, justify="right")
     for row in report.rows():
-        table.add_row(*row)
+        table.add_row(*map(escape, row))  # "fc1[in]" is no markup
     console.print(table)
     removal = report.values["removal"]
     console.print(

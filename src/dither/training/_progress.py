@@ -75,7 +75,7 @@ class Progress:
         if step == self._steps or now - self._looked >= _LINES:
             self._looked = now
             text = f"{name:8} {self._text(self._row, self._left(step))}"
-            self.console.print(text, highlight=False, soft_wrap=True)
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _left(self, step: int) -> float:
         done = max(step - self._first, 1)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from rich.console import Console
 from torch import Tensor, nn
@@ -80,6 +81,8 @@ class Run:
         self._check_folder(path)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._images = dict(images or {})
+        # Accelerate keeps the first precision for the life of the process; one process may do several runs.
+        AcceleratorState._reset_state()  # pyright: ignore[reportPrivateUsage]
         self.accelerator = Accelerator(
             mixed_precision=recipe.mixed_precision,
             gradient_accumulation_steps=recipe.gradient_accumulation_steps,

@@ -1,0 +1,3 @@
+from studies.pruning_lenet_mnist.study import main
+
+main()

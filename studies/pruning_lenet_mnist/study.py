@@ -1,0 +1,77 @@
+"""SBP on LeNet-5-Caffe and LeNet-500-300, MNIST: the rows "StructuredBP" of the paper's table 1.
+
+Paper:   LeNet-5      0.86 % error, widths 3-18-284-283, 10.49x fewer FLOPs, CPU 5.41x     (expected.toml)
+         LeNet-500-300 1.55 % error, widths 245-160-55, 11.23x fewer FLOPs, CPU 2.33x
+Ours:    not run yet
+Run:     python -m studies.pruning_lenet_mnist --net lenet5 --seed 0 --threads 1     # then --collect
+Differs: settings were chosen here, on the last 10,000 training images (choice.md); the paper gives none for these nets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+
+from dither.training import Fit, Images, Run, load_images
+from studies.pruning_lenet_mnist.collect import collect
+from studies.pruning_lenet_mnist.settings import DATA, RECIPES
+
+LOCAL = Path("../shared/data/mnist")  # a copy of the hub's data set, where there is one
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m studies.pruning_lenet_mnist", description=__doc__.splitlines()[0])
+    parser.add_argument("--net", nargs="+", choices=sorted(RECIPES), default=sorted(RECIPES))
+    parser.add_argument("--seed", nargs="+", type=int, default=[0])
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; results are equal for equal numbers only")
+    parser.add_argument("--data", help="folder or hub name; default: the local copy if there is one, else the hub")
+    parser.add_argument("--out", type=Path, help="folder of the run folders (default: runs/pruning_lenet_mnist)")
+    parser.add_argument("--smoke", action="store_true", help="two minutes on enlarged digits: does every step work?")
+    parser.add_argument("--collect", action="store_true", help="measure latencies of finished runs, write all tables")
+    given = parser.parse_args(arguments)
+    out = given.out or Path("runs/smoke" if given.smoke else "runs") / "pruning_lenet_mnist"
+    if given.collect:
+        collect(out, Path(__file__).parent if not given.smoke else out, threads=given.threads)
+        return
+    images = enlarged_digits() if given.smoke else None
+    for net in given.net:
+        for seed in given.seed:
+            images = images or mnist(given.data)
+            run_one(net, seed, out, images, threads=given.threads, smoke=given.smoke)
+
+
+def run_one(net: str, seed: int, out: Path, images: dict[str, Images], *, threads: int, smoke: bool = False) -> None:
+    """One network and seed; goes on where it was stopped, and does nothing if it is complete."""
+    recipe = dataclasses.replace(RECIPES[net], seed=seed)
+    if smoke:
+        short = Fit(epochs=4, batch_size=100)
+        finetune = dataclasses.replace(recipe.finetune, epochs=min(recipe.finetune.epochs, 1), batch_size=100)
+        recipe = dataclasses.replace(recipe, data="digits", base=short, prune=short, finetune=finetune)
+        # Gates that hurry, so that there is something to remove after 56 steps.
+        recipe = dataclasses.replace(recipe, noise=dataclasses.replace(recipe.noise, gate_lr=0.3))
+    console = Console()
+    console.print(f"{net}, seed {seed}", style="bold")
+    run = Run(out / f"{net}-{seed}", recipe, console=console, threads=threads, images=images, checkpoint_steps=None)
+    report = run.prune()
+    for row in report.rows():
+        console.print("  ".join(row), highlight=False, markup=False)
+
+
+def mnist(data: str | None) -> dict[str, Images]:
+    source = data or (str(LOCAL) if LOCAL.is_dir() else DATA)
+    return {split: load_images(source, split) for split in ("train", "test")}
+
+
+def enlarged_digits() -> dict[str, Images]:
+    """The 8x8 digits as 28x28 images: for trying the program where MNIST is not at hand."""
+
+    def enlarge(images: Images) -> Images:
+        pixels = F.interpolate(images.pixels.float(), size=(24, 24), mode="bilinear", align_corners=False)
+        return dataclasses.replace(images, pixels=F.pad(pixels, (2, 2, 2, 2)).round().to(torch.uint8))
+
+    return {split: enlarge(load_images("digits", split)) for split in ("train", "test")}
