@@ -2,7 +2,7 @@
 
 ``removable`` are the channel spaces that can lose channels, by the name of the layer that writes them, with their size.
 ``whole`` are those that cannot, with a word of the reason. Whatever is removable must also be *exact*: half of all
-channels are dropped at random, and the shrunk network must compute what the masked one computes, to rounding in float64.
+channels are dropped at random, and the shrunk network must compute what the masked one does, to rounding in float64.
 """
 
 from __future__ import annotations
@@ -223,7 +223,10 @@ JOINS = [
     Case(
         "shortcut padded with zero channels",
         lambda: Net(
-            lambda m, x: m.head(F.pad((y := m.a(x)), (0, 0, 0, 0, 2, 2)) + m.b(y)), a=conv(3, 4), b=conv(4, 8), head=head(8)
+            lambda m, x: m.head(F.pad((y := m.a(x)), (0, 0, 0, 0, 2, 2)) + m.b(y)),
+            a=conv(3, 4),
+            b=conv(4, 8),
+            head=head(8),
         ),
         IMAGE,
         {},
@@ -318,7 +321,9 @@ SHARING = [
     ),
     Case(
         "a weight held by two layers",
-        lambda: _tie(nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.Linear(6, 3))),
+        lambda: _tie(
+            nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.Linear(6, 3))
+        ),
         (4, 5),
         {"0": 6},
         {"5": "returns"},
@@ -417,8 +422,8 @@ MIXERS = [
 POOLINGS = [
     nn.MaxPool2d(2), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(1), nn.AdaptiveAvgPool2d(3), nn.AdaptiveMaxPool2d(2),
     nn.LPPool2d(2, 2), nn.Upsample(scale_factor=2), nn.Upsample(scale_factor=2, mode="bilinear"), nn.ZeroPad2d(1),
-    nn.ReflectionPad2d(1), nn.ReplicationPad2d(1), nn.ConstantPad2d(1, 0.5), nn.Dropout(), nn.Dropout2d(), nn.Identity(),
-    nn.BatchNorm2d(6),
+    nn.ReflectionPad2d(1), nn.ReplicationPad2d(1), nn.ConstantPad2d(1, 0.5), nn.Dropout(), nn.Dropout2d(),
+    nn.Identity(), nn.BatchNorm2d(6),
 ]  # fmt: skip
 ACTIVATIONS = [
     nn.ELU(), nn.Hardshrink(), nn.Hardsigmoid(), nn.Hardtanh(), nn.Hardswish(), nn.LeakyReLU(), nn.LogSigmoid(),
@@ -430,7 +435,9 @@ ACTIVATIONS = [
 LAYERS = [
     Case(
         f"between: {layer!r}",
-        lambda layer=layer: Net(lambda m, x: m.head(m.b(m.f(m.a(x)))), a=conv(3, 6), f=layer, b=conv(6, 4), head=head(4)),
+        lambda layer=layer: Net(
+            lambda m, x: m.head(m.b(m.f(m.a(x)))), a=conv(3, 6), f=layer, b=conv(6, 4), head=head(4)
+        ),
         IMAGE,
         {"a": 6, "b": 4},
         OUTPUT,

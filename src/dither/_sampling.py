@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from torch import nn
@@ -10,8 +10,9 @@ from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivate
 
 
 class Stochastic(nn.Module):
-    """A layer with three behaviours: ``train()`` does what its paper trains with, ``eval()`` uses the mean, and inside
-    `sampling` it draws.
+    """A layer with three behaviours.
+
+    ``train()`` does what its paper trains with, ``eval()`` uses the mean, and inside `sampling` it draws.
 
     Attributes:
         sampling: Whether the layer draws although it is in eval mode. Set by `sampling`.
@@ -26,7 +27,7 @@ class Stochastic(nn.Module):
 
 
 @contextmanager
-def sampling(net: nn.Module) -> Iterator[nn.Module]:
+def sampling(net: nn.Module) -> Generator[nn.Module]:
     """Let every stochastic layer of ``net`` draw, without putting anything else into train mode.
 
     Stochastic layers are those of dither (`Stochastic`) and `torch.nn.Dropout` in all its forms. BatchNorm and whatever

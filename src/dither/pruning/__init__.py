@@ -12,11 +12,6 @@ from ._kl import kl as kl
 from ._kl import mac_weights as mac_weights
 from ._kl import param_groups as param_groups
 from ._kl import sbpa_weights as sbpa_weights
-
-# what belongs together
-from ._labels import Analysis as Analysis
-from ._labels import Space as Space
-from ._labels import analyse as analyse
 from ._noise import LogNormalNoise as LogNormalNoise
 from ._plain import FixedScale as FixedScale
 from ._plain import SelectedLinear as SelectedLinear
@@ -28,3 +23,8 @@ from ._plan import plan as plan
 from ._shrink import apply_shrunk as apply_shrunk
 from ._shrink import masked as masked
 from ._shrink import shrink as shrink
+
+# what belongs together
+from .labels import Analysis as Analysis
+from .labels import Space as Space
+from .labels import analyse as analyse

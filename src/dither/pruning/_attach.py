@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .._inputs import Inputs
-from ._gates import Bank, GatedWeight, gates
-from ._labels import Analysis, Slot, Space, analyse
-from ._noise import LogNormalNoise
 from ._cut import check_sizes, holders
+from ._gates import Bank, GatedWeight, gates
+from ._noise import LogNormalNoise
+from .labels import Analysis, Slot, Space, analyse
 
 
 def attach(
@@ -21,7 +21,7 @@ def attach(
 ) -> nn.Module:
     r"""A copy of ``model`` with learned log-normal noise on every channel that can be removed.
 
-    Noise that a batch shares and that multiplies the input of a layer is the same as noise on the columns of its weight,
+    Noise that a batch shares and that multiplies the input of a layer is noise on the columns of its weight,
 
     .. math:: W (\theta \circ x) = (W \operatorname{diag} \theta)\, x ,
 
@@ -84,7 +84,8 @@ def _gate(net: nn.Module, spaces: list[Space], columns: list[str]) -> nn.Module:
     """Register the gates of ``spaces`` and ``columns`` on the weights that read them."""
     tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
     make = {s.name: (s.size, tensors[s.readers[0][0]]) for s in spaces}
-    make |= {f"{name}[in]": (net.get_submodule(name).in_features, tensors[f"{name}.weight"]) for name in columns}  # pyright: ignore
+    weights = {name: tensors[f"{name}.weight"] for name in columns}
+    make |= {f"{name}[in]": (weight.shape[1], weight) for name, weight in weights.items()}
     layers = {
         name: LogNormalNoise(size, device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
         for name, (size, like) in make.items()
@@ -126,4 +127,3 @@ def _merge(parts: list[Tensor], last: int) -> Tensor:
         else:
             rows.append(part)
     return torch.stack(rows)
-

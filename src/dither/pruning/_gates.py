@@ -43,8 +43,11 @@ class Bank:
         return torch.cat([theta, theta.new_ones(1)])
 
     def theta(self) -> Tensor:
-        """θ of this forward pass. The draw stays until the next one, so that a checkpointed block computes its backward
-        pass with the noise of its forward pass. A layer that is called without its root gets a draw of its own."""
+        """θ of this forward pass.
+
+        The draw stays until the next one, so that a checkpointed block computes its backward pass with the noise of its
+        forward pass. A layer that is called without its root gets a draw of its own.
+        """
         if self.fixed is not None:
             return self.fixed
         if self._theta is None or self.state() != self._state:
@@ -97,8 +100,8 @@ def find_bank(net: nn.Module) -> Bank | None:
 def gates(net: nn.Module) -> dict[str, LogNormalNoise]:
     """The noise layers of a network by name, in the order of the forward pass.
 
-    Gates that `attach` made are called after the layer that writes their channels (``"conv1"``), gates on the columns of
-    a reader after the reader (``"fc1[in]"``), layers placed by hand after themselves.
+    Gates that `attach` made are called after the layer that writes their channels (``"conv1"``), gates on the columns
+    of a reader after the reader (``"fc1[in]"``), layers placed by hand after themselves.
 
     Args:
         net: An attached network, or one with hand-placed `LogNormalNoise`.
@@ -124,8 +127,8 @@ def gated_weights(net: nn.Module) -> list[tuple[nn.Module, str, GatedWeight]]:
     found: list[tuple[nn.Module, str, GatedWeight]] = []
     for module in net.modules():
         if parametrize.is_parametrized(module):
-            for name, chain in module.parametrizations.items():  # pyright: ignore
-                found += [(module, name, p) for p in chain if isinstance(p, GatedWeight)]  # pyright: ignore
+            chains: Any = module.parametrizations
+            found += [(module, name, p) for name, chain in chains.items() for p in chain if isinstance(p, GatedWeight)]
     return found
 
 
@@ -137,7 +140,8 @@ def ungate(net: nn.Module, theta: Tensor | None = None) -> nn.Module:
     bank.fixed = theta
     done: set[int] = set()
     for module, name, _ in gated_weights(net):
-        chain: Any = module.parametrizations[name]  # pyright: ignore[reportIndexIssue]
+        chains: Any = module.parametrizations
+        chain = chains[name]
         if len(chain) > 1:
             raise ValueError(f"{name} of {module} carries another parametrization beside its gate; remove that first.")
         if theta is not None and id(chain.original) not in done:  # a tied weight is folded once
@@ -161,12 +165,12 @@ def _restore(module: nn.Module, name: str, tensor: Tensor) -> None:
     chains: Any = module.parametrizations
     del chains[name]
     gated, plain = type(module), type(module).__mro__[1]
-    if len(chains):
-        module.__class__ = type(gated.__name__, (plain,), {k: v for k, v in vars(gated).items() if k != name})
+    if len(chains):  # the property of this tensor must go, those of the others stay
+        plain = type(gated.__name__, (plain,), {k: v for k, v in vars(gated).items() if k != name})
     else:
         del module.parametrizations
-        module.__class__ = plain
-    held: dict[str, Any] = module._parameters if isinstance(tensor, nn.Parameter) else module._buffers  # pyright: ignore
+    object.__setattr__(module, "__class__", plain)
+    held = vars(module)["_parameters" if isinstance(tensor, nn.Parameter) else "_buffers"]
     others = dict(held)
     held.clear()
     held[name] = tensor

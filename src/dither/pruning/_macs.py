@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from .._inputs import Inputs, call
 from ._cut import evaluating
 from ._gates import find_bank, gates, ungate
-from ._labels import analyse
+from .labels import analyse
 
 
 def macs_per_unit(net: nn.Module, example_inputs: Inputs) -> dict[str, float]:

@@ -18,9 +18,9 @@ class LogNormalNoise(Stochastic):
     code. In ``eval()`` it is the paper's test network: Eθ where the signal-to-noise ratio Eθ/sd(θ) is above
     ``threshold``, 0 elsewhere.
 
-    Put it directly before the layer that reads the channels; then `dither.pruning.shrink` can remove them. For a network
-    that exists, `dither.pruning.attach` does it without a change of the code. The KL divergence is asked for by
-    `dither.pruning.kl`.
+    Put it directly before the layer that reads the channels; then `dither.pruning.shrink` can remove them. For a
+    network that exists, `dither.pruning.attach` does it without a change of the code. The KL divergence is asked for
+    by `dither.pruning.kl`.
 
     Source: Neklyudov et al. 2017, section 3. Shapes: any tensor with ``num_features`` along ``dim``, in and out.
 
@@ -108,7 +108,9 @@ class LogNormalNoise(Stochastic):
         return x * self.theta().view(shape).to(x.dtype)
 
     def extra_repr(self) -> str:
-        return f"{self.num_features}, dim={self.dim}, threshold={self.threshold}, bounds=({self.log_low}, {self.log_high})"
+        return (
+            f"{self.num_features}, dim={self.dim}, threshold={self.threshold}, bounds=({self.log_low}, {self.log_high})"
+        )
 
 
 def posterior(layers: list[LogNormalNoise]) -> TruncatedLogNormal:
@@ -120,7 +122,9 @@ def posterior(layers: list[LogNormalNoise]) -> TruncatedLogNormal:
     low, high = first.log_low, first.log_high
     if len(bounds) > 1:
         repeats = torch.tensor(sizes, device=loc.device)
-        pairs = torch.tensor([(layer.log_low, layer.log_high) for layer in layers], device=loc.device, dtype=torch.float64)
+        pairs = torch.tensor(
+            [(layer.log_low, layer.log_high) for layer in layers], device=loc.device, dtype=torch.float64
+        )
         low, high = pairs.repeat_interleave(repeats, 0).unbind(1)
     return TruncatedLogNormal(loc, log_scale.exp(), low, high, validate_args=False)
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from .._inputs import Inputs
 from ._gates import find_bank, gates, ungate
-from ._labels import Space, analyse
+from ._noise import LogNormalNoise, posterior
+from .labels import Space, analyse
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -78,16 +79,18 @@ class Plan:
             ValueError: If a field is missing or unknown.
         """
 
-        def choices(entries: list[dict[str, Any]]) -> tuple[Choice, ...]:
-            return tuple(
-                Choice(**{**e, "kept": tuple(e["kept"]), "snr": None if e["snr"] is None else tuple(e["snr"])})
-                for e in entries
-            )
+        def choice(entry: dict[str, Any]) -> Choice:
+            tuples: dict[str, Any] = {k: tuple(v) for k, v in entry.items() if isinstance(v, (list, tuple))}
+            return Choice(**{**entry, **tuples})
 
         try:
-            sites = {name: tuple(kept) for name, kept in values["sites"].items()}
-            whole = {**values, "spaces": choices(values["spaces"]), "columns": choices(values["columns"]), "sites": sites}
-            return cls(**whole)
+            fields: dict[str, Any] = {
+                **values,
+                "spaces": tuple(choice(entry) for entry in values["spaces"]),
+                "columns": tuple(choice(entry) for entry in values["columns"]),
+                "sites": {name: tuple(kept) for name, kept in values["sites"].items()},
+            }
+            return cls(**fields)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"these values are no plan ({error}); give what Plan.to_dict returned.") from error
 
@@ -104,8 +107,6 @@ class Plan:
 
 def fingerprint(net: nn.Module) -> str:
     """Of the names and shapes of a network's tensors, gates left out."""
-    from ._noise import LogNormalNoise
-
     own = {f"{n}.{p}" for n, m in net.named_modules() if isinstance(m, LogNormalNoise) for p in ("loc", "log_scale")}
     shapes = sorted(
         (name.replace("parametrizations.", "").removesuffix(".original"), tuple(tensor.shape))
@@ -146,9 +147,11 @@ def plan(net: nn.Module, example_inputs: Inputs, *, threshold: float = 1.0, mult
     if not layers:
         raise ValueError("the network carries no noise; call pruning.attach(model, example_inputs) and train it first.")
     if not threshold >= 0 or multiple_of < 1:
-        raise ValueError(f"threshold is {threshold} and multiple_of {multiple_of}; give threshold >= 0, multiple_of >= 1.")
+        raise ValueError(
+            f"threshold is {threshold} and multiple_of {multiple_of}; give threshold >= 0, multiple_of >= 1."
+        )
     bank = find_bank(net)
-    snr = {name: layer.snr.cpu() for name, layer in layers.items()}
+    snr = _snr(layers)
     analysis = analyse(ungate(copy.deepcopy(net)), example_inputs)
     spaces: list[Choice] = []
     sites = {name: snr[name] > threshold for name in layers if not bank or name not in bank.layers}
@@ -163,7 +166,9 @@ def plan(net: nn.Module, example_inputs: Inputs, *, threshold: float = 1.0, mult
         for name, at in space.noise.items():
             sites[name] = torch.where(at >= 0, keep[at.clamp(min=0)], sites[name])
     columns = [
-        _choice(name, snr[name], _keep(snr[name], threshold, 1)) for name in (bank.layers if bank else ()) if name.endswith("[in]")
+        _choice(name, snr[name], _keep(snr[name], threshold, 1))
+        for name in (bank.layers if bank else ())
+        if name.endswith("[in]")
     ]
     note = ""
     if not any(layer.trained for layer in layers.values()):
@@ -171,6 +176,16 @@ def plan(net: nn.Module, example_inputs: Inputs, *, threshold: float = 1.0, mult
         warnings.warn(f"{note} Train with loss + pruning.kl(net) / num_data first.", UserWarning, stacklevel=2)
     kept_sites = {name: tuple(mask.nonzero().flatten().tolist()) for name, mask in sites.items()}
     return Plan(tuple(spaces), tuple(columns), kept_sites, threshold, multiple_of, fingerprint(net), note)
+
+
+@torch.no_grad()
+def _snr(layers: Mapping[str, LogNormalNoise]) -> dict[str, Tensor]:
+    """The SNR of every layer's units, in one call, on the CPU."""
+    for name, layer in layers.items():
+        if not all(bool(p.isfinite().all()) for p in layer.parameters()):
+            raise ValueError(f'the noise "{name}" has parameters that are not finite; go back to a good checkpoint.')
+    ratios = posterior(list(layers.values())).snr.cpu()
+    return dict(zip(layers, ratios.split([layer.num_features for layer in layers.values()]), strict=True))
 
 
 def _ratio(space: Space, snr: Mapping[str, Tensor]) -> Tensor | None:

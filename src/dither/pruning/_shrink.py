@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._inputs import Inputs
+from .._inputs import Inputs, tensors, with_batch
 from ._cut import Kept, ShrinkError, cut, difference, keep_slots
 from ._gates import find_bank, gates, ungate
-from ._labels import Space, analyse
 from ._plain import FixedScale, replace_module, select_columns
 from ._plan import Plan, fingerprint
+from .labels import Space, analyse
 
 
 def masked(net: nn.Module, plan: Plan) -> nn.Module:
@@ -92,7 +92,9 @@ def shrink(net: nn.Module, plan: Plan, example_inputs: Inputs) -> nn.Module:
     for choice in plan.spaces:
         space = spaces.get(choice.name)
         if space is None or space.size != choice.total:
-            raise ValueError(f'the plan names {choice.total} channels of "{choice.name}", which this network does not have.')
+            raise ValueError(
+                f'the plan names {choice.total} channels of "{choice.name}", which this network does not have.'
+            )
         if len(choice.kept) < choice.total:
             keep = torch.zeros(space.size, dtype=torch.bool)
             keep[list(choice.kept)] = True
@@ -105,7 +107,8 @@ def shrink(net: nn.Module, plan: Plan, example_inputs: Inputs) -> nn.Module:
     selects = _select(kept, {c.name.removesuffix("[in]"): c.kept for c in plan.columns}, small)
     record = {"kept": _json(kept), "selects": selects, "scales": folded}
     apply_shrunk(small, record)
-    worst = difference(whole, small, example_inputs)
+    rows = next((len(t) for t in tensors(example_inputs) if t.ndim), 0)
+    worst = difference(whole, small, [example_inputs, with_batch(example_inputs, rows + 1)])
     if not worst <= 1:
         raise ShrinkError(
             f"the shrunk network differs from the masked one by {worst:.3g} times the tolerance; nothing was returned. "
@@ -139,9 +142,21 @@ def apply_shrunk(model: nn.Module, record: Mapping[str, Any]) -> nn.Module:
     named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for name, dims in record["kept"].items():
         for dim, index in dims.items():
-            if name not in named or int(dim) >= named[name].ndim or max(index, default=0) >= named[name].shape[int(dim)]:
-                raise ValueError(f'the record keeps indices of "{name}", dimension {dim}, that the model does not have.')
-    cut(model, {n: {int(d): torch.tensor(i, dtype=torch.int64) for d, i in dims.items()} for n, dims in record["kept"].items()})
+            if (
+                name not in named
+                or int(dim) >= named[name].ndim
+                or max(index, default=0) >= named[name].shape[int(dim)]
+            ):
+                raise ValueError(
+                    f'the record keeps indices of "{name}", dimension {dim}, that the model does not have.'
+                )
+    cut(
+        model,
+        {
+            n: {int(d): torch.tensor(i, dtype=torch.int64) for d, i in dims.items()}
+            for n, dims in record["kept"].items()
+        },
+    )
     for name, index in record["selects"].items():
         _submodule(model, name)
         select_columns(model, name, torch.tensor(index, dtype=torch.int64))
@@ -156,7 +171,7 @@ def fold(net: nn.Module, spaces: tuple[Space, ...], sites: Mapping[str, FixedSca
     Returns:
         For each noise layer, whether it is gone.
     """
-    folded = {name: True for name in sites}
+    folded = dict.fromkeys(sites, True)
     for name, scale in sites.items():
         covered = torch.zeros(len(scale.scale), dtype=torch.bool)
         for space in spaces:
@@ -167,7 +182,9 @@ def fold(net: nn.Module, spaces: tuple[Space, ...], sites: Mapping[str, FixedSca
     for space in spaces:
         for name in space.noise.keys() & {n for n, f in folded.items() if f}:
             at, scale = space.noise[name], sites[name].scale
-            factor = scale.new_ones(space.size).index_copy_(0, at[at >= 0].to(scale.device), scale[(at >= 0).to(scale.device)])
+            factor = scale.new_ones(space.size).index_copy_(
+                0, at[at >= 0].to(scale.device), scale[(at >= 0).to(scale.device)]
+            )
             for slot, dim in space.readers:
                 weight, channel = named[slot], space.slots[slot, dim].to(scale.device)
                 column = torch.where(channel >= 0, factor[channel.clamp(min=0)], 1.0)

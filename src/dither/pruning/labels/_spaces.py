@@ -3,19 +3,66 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from ._tags import Slot, Use
+
 if TYPE_CHECKING:
-    from ._labels import Analysis, Run, Slot, Space, Use
+    from ._run import Run
+
+
+@dataclass(frozen=True)
+class Space:
+    """Channels that one set of slices holds: the i-th channel of all its ``slots`` is kept or removed as one.
+
+    Attributes:
+        name: The module that writes the channels first.
+        size: Number of channels.
+        writers: Output dimensions of convolutions and linear layers that produce the channels.
+        readers: Input dimensions of convolutions and linear layers that contract them.
+        slots: For each dimension of each tensor that goes with the channels, the channel of each index (-1: not one of
+            these). Writers, readers and what lies between: biases, BatchNorm, depthwise filters.
+        reason: Why no channel can be removed; None where they can.
+        noise: Hand-placed noise that zeroes the channels at every reader, by module name.
+        linear: Whether Eθ of that noise can be folded into the readers.
+    """
+
+    name: str
+    size: int
+    writers: tuple[Slot, ...]
+    readers: tuple[Slot, ...]
+    slots: dict[Slot, Tensor] = field(repr=False)
+    reason: str | None = None
+    noise: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    linear: bool = True
+
+    def __str__(self) -> str:
+        names = [
+            " ".join(dict.fromkeys(name.rpartition(".")[0] or name for name, _ in s))
+            for s in (self.writers, self.readers)
+        ]
+        return f"{self.name:<28} {self.size:>6}  {names[0]} -> {names[1] or 'nobody'}" + (
+            f"  [{self.reason}]" if self.reason else ""
+        )
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """All channel spaces of a network, and the layers whose input columns are flattened channels or network inputs."""
+
+    spaces: tuple[Space, ...]
+    columns: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.spaces))
 
 
 def spaces(run: Run, model: nn.Module) -> Analysis:
     """Group the classes that hold slices of the same tensors into spaces."""
-    from ._labels import Analysis
-
     reasons = run.union.reasons()
     starts = torch.tensor([int(labels[0]) for labels in run.slots.values() if len(labels)])
     names = [slot for slot, labels in run.slots.items() if len(labels)]
@@ -50,8 +97,6 @@ def _space(
     roots: dict[Slot, Tensor],
     roles: dict[Slot, list[Use]],
 ) -> Space:
-    from ._labels import Space
-
     index = torch.full((len(run.union.parent),), -1, dtype=torch.int64)
     index[torch.tensor(classes)] = torch.arange(len(classes))
     writers = tuple(s for s in roles if s in slots and any(u.writes for u in roles[s]))
@@ -83,8 +128,6 @@ def _space(
 
 def _rename(found: list[Space]) -> tuple[Space, ...]:
     """Names are unique: a layer whose channels fall into several spaces is numbered."""
-    from dataclasses import replace
-
     count = Counter(s.name for s in found)
     seen: Counter[str] = Counter()
     named: list[Space] = []
@@ -99,4 +142,6 @@ def _columns(run: Run, model: nn.Module) -> tuple[str, ...]:
     reads = [u for u in run.uses if not u.writes]
     calls = Counter(u.module for u in reads)
     modules = dict(model.named_modules())
-    return tuple(u.module for u in reads if u.flat and calls[u.module] == 1 and isinstance(modules.get(u.module), nn.Linear))
+    return tuple(
+        u.module for u in reads if u.flat and calls[u.module] == 1 and isinstance(modules.get(u.module), nn.Linear)
+    )

@@ -2,7 +2,7 @@
 
 Nothing is traced, exported or pattern-matched. Every index of every parameter's every dimension gets a label, an
 integer, and the network is run once, eagerly, on its example inputs. Every tensor in that run carries labels of its own
-shape beside its values (`_rules.py` says what each operator does to them):
+shape beside its values (`_table.py` lists what each operator does to them):
 
 - a convolution or a matrix product *reads* the labels along the contracted dimension, that is: unites them with the
   labels of its weight's input dimension, and *writes* the labels of its weight's output dimension;
@@ -16,9 +16,8 @@ with it. Parameters are followed by identity, so that functional calls, layers u
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,102 +26,12 @@ from torch.nn.modules import module as hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .._inputs import Inputs, call, tensors
-from ._noise import LogNormalNoise
+from ..._inputs import Inputs, call, tensors
+from .._noise import LogNormalNoise
+from ._spaces import Analysis, spaces
+from ._table import apply
+from ._tags import ALIVE, Call, Dead, Slot, Tag, Use
 from ._union import Labels, compress
-
-Slot = tuple[str, int]
-"""One dimension of one parameter or buffer: (name, dimension)."""
-
-
-@dataclass(frozen=True)
-class Dead:
-    """What becomes exactly zero when hand-placed noise drops a channel.
-
-    Attributes:
-        sites: The noise modules that must all drop the channel; empty where a channel is not zero.
-        linear: Whether the way from the noise scales: f(cx) = c f(x) for c > 0, so that Eθ can move along it.
-        why: What ended it, for the error message.
-    """
-
-    sites: frozenset[str] = frozenset()
-    linear: bool = True
-    why: str = "it is not multiplied by noise"
-
-
-ALIVE = Dead()
-
-
-@dataclass
-class Tag:
-    """What a tensor carries: the label of each element, or, for (a view of) a parameter, one field of labels for each
-    dimension of that parameter."""
-
-    labels: Tensor
-    fields: tuple[Tensor, ...] = ()
-    dead: Dead = ALIVE
-
-
-@dataclass(frozen=True)
-class Space:
-    """Channels that one set of slices holds: the i-th channel of all its ``slots`` is kept or removed as one.
-
-    Attributes:
-        name: The module that writes the channels first.
-        size: Number of channels.
-        writers: Output dimensions of convolutions and linear layers that produce the channels.
-        readers: Input dimensions of convolutions and linear layers that contract them.
-        slots: For each dimension of each tensor that goes with the channels, the channel of each index (-1: not one of
-            these). Writers, readers and what lies between: biases, BatchNorm, depthwise filters.
-        reason: Why no channel can be removed; None where they can.
-        noise: Hand-placed noise that zeroes the channels at every reader, by module name.
-        linear: Whether Eθ of that noise can be folded into the readers.
-    """
-
-    name: str
-    size: int
-    writers: tuple[Slot, ...]
-    readers: tuple[Slot, ...]
-    slots: dict[Slot, Tensor] = field(repr=False)
-    reason: str | None = None
-    noise: dict[str, Tensor] = field(default_factory=dict, repr=False)
-    linear: bool = True
-
-    def __str__(self) -> str:
-        names = [" ".join(dict.fromkeys(name.rpartition(".")[0] or name for name, _ in s)) for s in (self.writers, self.readers)]
-        return f"{self.name:<28} {self.size:>6}  {names[0]} -> {names[1] or 'nobody'}" + (
-            f"  [{self.reason}]" if self.reason else ""
-        )
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """All channel spaces of a network, and the layers whose input columns are flattened channels or network inputs."""
-
-    spaces: tuple[Space, ...]
-    columns: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return "\n".join(map(str, self.spaces))
-
-
-@dataclass(frozen=True)
-class Use:
-    """One contraction: a weight's output labels (it writes them) or input labels (it reads them).
-
-    Attributes:
-        writes: Whether the weight writes these labels; else it reads them.
-        labels: The weight's own labels along that dimension.
-        dead: Of a read: whether what is read is zero where noise drops a channel.
-        flat: Of a read: whether the columns are network inputs or several positions of one channel.
-        module: The module that was running.
-    """
-
-    writes: bool
-    labels: Tensor
-    dead: Dead
-    flat: bool
-    module: str
 
 
 class Run(TorchDispatchMode):
@@ -139,7 +48,7 @@ class Run(TorchDispatchMode):
         self.stack: list[str] = []
         self.paused = 0
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            if tensor in self.tags or isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+            if tensor in self.tags:
                 continue
             fields: list[Tensor] = []
             for dim, size in enumerate(tensor.shape):
@@ -177,15 +86,13 @@ class Run(TorchDispatchMode):
         self.union.unite(own, labels, f'"{self.module}" reads a network input or a constant')
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        from ._rules import apply
-
         out = func(*args, **(kwargs or {}))
         if not self.paused:
-            apply(self, func, args, kwargs or {}, out)
+            apply(Call(self, func, args, kwargs or {}, out))
         return out
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
+    def watching(self) -> Generator[None]:
         """Know the running module by name, and take hand-placed noise as a site instead of looking inside it."""
 
         def before(module: nn.Module, args: Any) -> None:
@@ -227,6 +134,4 @@ def analyse(model: nn.Module, example_inputs: Inputs) -> Analysis:
             module.training = mode
     for tensor in tensors(out):
         run.union.pin(run.of(tensor).labels, "the network returns them")
-    from ._spaces import spaces
-
     return spaces(run, model)
