@@ -40,6 +40,7 @@ def sampling(net: nn.Module) -> Generator[nn.Module]:
         ``net``.
 
     Example:
+        >>> import torch
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5)).eval()
         >>> x = torch.ones(1, 4)
         >>> with sampling(net):

@@ -39,7 +39,7 @@ def kl(net: nn.Module, weights: Mapping[str, float] | None = None) -> Tensor:
     Example:
         >>> from dither.pruning import LogNormalNoise
         >>> round(kl(nn.Sequential(LogNormalNoise(1))).item(), 3)
-        7.269
+        7.27
     """
     named = gates(net)
     if not named:

@@ -76,8 +76,8 @@ def pad_left(tag: Tag, ndim: int) -> Tag:
 def element_labels(run: Run, tag: Tag, where: list[bool] | None = None) -> Tensor:
     """One label for each element, for (a view of) a parameter too.
 
-    Its elements take the labels of the dimension that varies ``where`` the labels of others do; a parameter that follows
-    channels along two dimensions at once pins both.
+    Its elements take the labels of the dimension that varies ``where`` the labels of others do; a parameter that
+    follows channels along two dimensions at once pins both.
     """
     if not tag.fields:
         return tag.labels

@@ -123,12 +123,33 @@ def analyse(model: nn.Module, example_inputs: Inputs) -> Analysis:
     """Run ``model`` once on labels, in eval mode and without gradients, and say which channels belong together.
 
     The path that the example inputs take is the path that is analysed.
+
+    Args:
+        model: Any module; its modes come back at the end.
+        example_inputs: A tensor, a tuple of positional arguments or a dict of keyword arguments.
+
+    Returns:
+        Every channel space with its writers, its readers and why it must stay whole, if so; print it.
+
+    Raises:
+        ValueError: If the network does not run on the example inputs.
+
+    Example:
+        >>> print(analyse(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)), torch.zeros(1, 8)))
+        0                                16  0 -> 2
+        2                                 4  2 -> nobody  [the network returns them]
     """
     modes = {m: m.training for m in model.modules()}
     run = Run(model.eval())
     try:
         with torch.no_grad(), run.watching():
             out = call(model, example_inputs)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        shapes = [tuple(tensor.shape) for tensor in tensors(example_inputs)]
+        raise ValueError(
+            f'the network does not run on the example inputs (shapes {shapes}): in "{run.module}", {error}. '
+            "Give inputs as you give them in training: a tensor, a tuple or a dict."
+        ) from error
     finally:
         for module, mode in modes.items():
             module.training = mode
