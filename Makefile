@@ -24,7 +24,7 @@ types: $(VENV)/.dev
 	$(RUN)/pyright
 
 docs: $(VENV)/.dev
-	$(RUN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/.dev
 	$(RUN)/python -m benchmarks.draw_and_kl
