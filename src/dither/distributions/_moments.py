@@ -8,46 +8,52 @@ those ratios differ from one another in their last digits only, and the variance
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from dither.distributions._interval import Interval, interval, rule
+from dither.distributions._interval import Derived, Interval, in_chunks, interval, panel, rule
 
 # The forms change where the effective support is this long in z; both are right from 0.5 to 10.
 NARROW = 4.0
 
-Derived = tuple[Tensor, Tensor, Tensor]
+Form = Callable[[Interval, Tensor, Tensor, Tensor], Derived]
 
 
-def log_mean(law: Interval, loc: Tensor, low: Tensor, high: Tensor) -> Derived:
-    """log E θ with its derivatives by μ and by σ."""
-    wide, narrow = _log_moment(law, loc, low, high, 1), _narrow(law)[0]
-    return _choose(law, narrow, wide)
+def log_mean(loc: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Derived:
+    """log E θ."""
+    return _by_width(_mean_wide, _mean_narrow, loc, scale, low, high)
 
 
-def log_snr(law: Interval, loc: Tensor, low: Tensor, high: Tensor) -> Derived:
-    """log(Eθ / sd θ) with its derivatives by μ and by σ."""
-    first, second = (_log_moment(law, loc, low, high, k) for k in (1, 2))
-    # E θ² / (E θ)² = e^t, and the squared coefficient of variation is e^t - 1.
-    t, t_loc, t_scale = (s - 2 * f for f, s in zip(first, second, strict=True))
-    excess = -torch.expm1(-t)
-    wide = (-(t + torch.log(excess)) / 2, -t_loc / excess / 2, -t_scale / excess / 2)
-    return _choose(law, _narrow(law)[1], wide)
+def log_snr(loc: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Derived:
+    """log(E θ / sd θ)."""
+    return _by_width(_snr_wide, _snr_narrow, loc, scale, low, high)
 
 
-def _choose(law: Interval, narrow: Derived, wide: Derived) -> Derived:
-    is_narrow = law.scale * law.reach.sum(0) < NARROW
-    value, d_loc, d_scale = (torch.where(is_narrow, n, w) for n, w in zip(narrow, wide, strict=True))
-    return value, d_loc, d_scale
+def _by_width(wide: Form, narrow: Form, *parameters: Tensor) -> Derived:
+    """Either form of a statistic, in pieces that fit the cache."""
+
+    def piece(loc: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Derived:
+        law = interval(loc, scale, low, high)
+        is_narrow = law.scale * law.reach.sum(0) < NARROW
+        forms = zip(narrow(law, loc, low, high), wide(law, loc, low, high), strict=True)
+        value, d_loc, d_scale = (torch.where(is_narrow, n, w) for n, w in forms)
+        return value, d_loc, d_scale
+
+    broadcast = torch.broadcast_tensors(*parameters)
+    value, d_loc, d_scale = in_chunks(piece, *(parameter.reshape(-1) for parameter in broadcast))
+    shape = broadcast[0].shape
+    return value.reshape(shape), d_loc.reshape(shape), d_scale.reshape(shape)
 
 
-def _log_moment(law: Interval, loc: Tensor, low: Tensor, high: Tensor, k: int) -> Derived:
+def _moment(law: Interval, loc: Tensor, low: Tensor, high: Tensor, k: int) -> Derived:
     """log E θ^k as the difference of two normalisers."""
     scale = law.scale
     tilted = interval(loc + k * scale * scale, scale, low, high)
     gap = (tilted.mode - law.mode) / scale
     away = (tilted.mode - loc) / scale
-    # What the untilted density loses between the two modes, in nats.
+    # What the density that is not tilted loses from one mode to the other, in nats.
     loss = gap * (away + (law.mode - loc) / scale) / 2
     value = k * tilted.mode - loss + torch.log(tilted.total) - torch.log(law.total)
     d_loc = gap + tilted.mean_x - law.mean_x
@@ -55,32 +61,53 @@ def _log_moment(law: Interval, loc: Tensor, low: Tensor, high: Tensor, k: int) -
     return value, d_loc / scale, d_scale / scale
 
 
-def _narrow(law: Interval) -> tuple[Derived, Derived]:
-    """log E θ and log SNR by sums over the nodes of the law's own panel, with θ / e^m - 1 as the variable."""
-    nodes, energy, moments = rule(law.scale.device)
-    shape = (-1, *[1] * law.reach.ndim)
-    nodes, weights = nodes.reshape(shape), moments[0].reshape(shape)
-    sign = law.reach.new_tensor([-1.0, 1.0]).reshape(2, *[1] * law.scale.ndim)
-    e = law.linear * nodes + law.quadratic * nodes * nodes
-    x = sign * law.reach * nodes
-    p = weights * torch.exp(-e) * law.reach / law.total
-    unit = law.scale * law.reach.sum(0)
-    f = torch.expm1(law.scale * x) / unit
+def _mean_wide(law: Interval, loc: Tensor, low: Tensor, high: Tensor) -> Derived:
+    return _moment(law, loc, low, high, 1)
 
-    def mean(values: Tensor) -> Tensor:
-        return (p * values).sum((0, 1))
 
-    x, e = x - mean(x), e - mean(e)
-    center = mean(f)
-    theta = 1 + unit * center
-    ratio = unit / theta
-    slopes = ratio * mean(f * x), 2 * ratio * mean(f * e)
-    square = (f - center) ** 2
-    variance = mean(square)
-    value = -torch.log(ratio) - torch.log(variance) / 2
-    d_loc = slopes[0] - mean(square * x) / variance / 2
-    d_scale = slopes[1] - mean(square * e) / variance
-    return (
-        (law.mode + torch.log1p(unit * center), slopes[0] / law.scale, slopes[1] / law.scale),
-        (value, d_loc / law.scale, d_scale / law.scale),
-    )
+def _snr_wide(law: Interval, loc: Tensor, low: Tensor, high: Tensor) -> Derived:
+    first, second = (_moment(law, loc, low, high, k) for k in (1, 2))
+    # E θ² / (E θ)² = e^t, and (sd / mean)² = e^t - 1.
+    t, t_loc, t_scale = (s - 2 * f for f, s in zip(first, second, strict=True))
+    excess = -torch.expm1(-t)
+    return -(t + torch.log(excess)) / 2, -t_loc / excess / 2, -t_scale / excess / 2
+
+
+class _Nodes:
+    """The law's own panel, and f = (e^{z-m} - 1) / unit on it: of order one however narrow the law."""
+
+    def __init__(self, law: Interval) -> None:
+        self.law = law
+        self.unit = law.scale * law.reach.sum(0)
+        self.density = panel(law.linear, law.quadratic)
+        step = law.scale * law.reach
+        step = torch.stack([-step[0], step[1]])
+        self.f = torch.expm1(rule(step.device).nodes.reshape(-1, 1, 1) * step) / self.unit
+
+    def averages(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """E v, Cov(v, x) and Cov(v, e) of the values (nodes, 2, n) at the nodes."""
+        law = self.law
+        flat = (self.density * values).flatten(1)
+        v0, v1, v2 = (rule(flat.device).moments[:3] @ flat).reshape(3, 2, -1) * (law.reach / law.total)
+        mean = v0[0] + v0[1]
+        x = law.reach[1] * v1[1] - law.reach[0] * v1[0]
+        energy = (law.linear * v1 + law.quadratic * v2).sum(0)
+        return mean, x - mean * law.mean_x, energy - mean * law.mean_energy
+
+
+def _mean_narrow(law: Interval, loc: Tensor, low: Tensor, high: Tensor) -> Derived:
+    nodes = _Nodes(law)
+    f, f_x, f_energy = nodes.averages(nodes.f)
+    growth = nodes.unit * f
+    relative = nodes.unit / (1 + growth) / law.scale
+    return law.mode + torch.log1p(growth), relative * f_x, 2 * relative * f_energy
+
+
+def _snr_narrow(law: Interval, loc: Tensor, low: Tensor, high: Tensor) -> Derived:
+    nodes = _Nodes(law)
+    f, f_x, f_energy = nodes.averages(nodes.f)
+    variance, variance_x, variance_energy = nodes.averages((nodes.f - f) ** 2)
+    relative = nodes.unit / (1 + nodes.unit * f)
+    d_loc = relative * f_x - variance_x / variance / 2
+    d_scale = 2 * relative * f_energy - variance_energy / variance
+    return -torch.log(relative) - torch.log(variance) / 2, d_loc / law.scale, d_scale / law.scale
