@@ -53,7 +53,7 @@ def run_one(net: str, seed: int, out: Path, images: dict[str, Images], *, thread
         finetune = dataclasses.replace(recipe.finetune, epochs=min(recipe.finetune.epochs, 1), batch_size=100)
         recipe = dataclasses.replace(recipe, data="digits", base=short, prune=short, finetune=finetune)
         # Gates that hurry, so that there is something to remove after 56 steps.
-        recipe = dataclasses.replace(recipe, noise=dataclasses.replace(recipe.noise, gate_lr=0.3))
+        recipe = dataclasses.replace(recipe, noise=dataclasses.replace(recipe.noise, gate_lr=0.3, kl_weight=0.05))
     console = Console()
     console.print(f"{net}, seed {seed}", style="bold")
     run = Run(out / f"{net}-{seed}", recipe, console=console, threads=threads, images=images, checkpoint_steps=None)

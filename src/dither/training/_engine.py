@@ -145,6 +145,7 @@ class _Stretch:
         optimizer = torch.optim.AdamW(
             param_groups, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
         )
+        self.had_own_forward = "forward" in vars(net)
         self.wrapped, self.optimizer = accelerator.prepare(net, optimizer)
         self.checkpoints = Checkpoints(engine.folder / "checkpoint" / name, accelerator)
         self.step = 0
@@ -161,11 +162,17 @@ class _Stretch:
                 while self.step < self.steps:
                     self._epoch()
         finally:
-            unwrapped = cast(nn.Module, self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False))
-            self.accelerator.free_memory()
+            self._unwrap()
         if self.engine.channels_last:
-            unwrapped.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
-        return unwrapped.eval()
+            self.net.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
+        return self.net.eval()
+
+    def _unwrap(self) -> None:
+        """Takes Accelerate's autocast off the network again."""
+        self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
+        if not self.had_own_forward:  # Accelerate leaves the bound method on the instance
+            vars(self.net).pop("forward", None)
+        self.accelerator.free_memory()
 
     def _restore(self) -> None:
         position = self.checkpoints.load()
@@ -255,6 +262,7 @@ class _Stretch:
         if not self.accelerator.is_main_process:
             return
         path = self.engine.folder / "history.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         others = [line for line in lines if json.loads(line)["stretch"] != self.name]
         write_text(path, "".join(f"{line}\n" for line in [*others, *map(json.dumps, self.history)]))
