@@ -350,6 +350,29 @@ SHARING = [
         {"w": 8},
         {},
     ),
+    Case(
+        "W @ x with a bias",
+        lambda: Net(
+            lambda m, x: m.v @ F.relu(m.w @ x.mT + m.b[:, None]),
+            w=nn.Parameter(torch.randn(8, 5)),
+            b=nn.Parameter(torch.randn(8)),
+            v=nn.Parameter(torch.randn(3, 8)),
+        ),
+        (4, 5),
+        {"w": 8},
+    ),
+    Case(
+        "an embedding tied to the output layer",
+        lambda: Net(
+            lambda m, x: F.linear(m.b(F.relu(m.a(F.linear(x, m.e.weight.mT)))), m.e.weight),
+            e=nn.Embedding(5, 6),
+            a=nn.Linear(6, 8),
+            b=nn.Linear(8, 6),
+        ),
+        (4, 5),
+        {"a": 8},
+        {"e": "both writes and reads"},
+    ),
 ]
 
 
@@ -401,6 +424,13 @@ MIXERS = [
         IMAGE,
         {},
         {"a": "in norm mixes", **OUTPUT},
+    ),
+    Case(
+        "normalised over channels",
+        lambda: Net(lambda m, x: m.head(F.normalize(m.a(x))), a=conv(3, 6), head=head(6)),
+        IMAGE,
+        {},
+        {"a": "vector_norm", **OUTPUT},
     ),
     Case(
         "a constant with one value a channel",

@@ -75,7 +75,7 @@ def column_layers(net: nn.Module, analysis: Analysis, features: bool | Collectio
         return list(analysis.columns) if features else []
     for name in features:
         layer = net.get_submodule(name)
-        if not isinstance(layer, nn.Linear):
+        if not isinstance(layer, nn.Linear) or type(layer).forward is not nn.Linear.forward:
             raise ValueError(f'features names "{name}", a {type(layer).__name__}; it can name nn.Linear layers only.')
     return list(features)
 
@@ -112,7 +112,8 @@ def _gate(net: nn.Module, spaces: list[Space], columns: list[str]) -> nn.Module:
             weight = GatedWeight(bank, index, dim, tensors[name].ndim, owned)
             parametrize.register_parametrization(owner, attribute, weight.train(net.training), unsafe=True)
             owned = {}
-    net.register_forward_pre_hook(bank)
+    net.register_forward_pre_hook(bank.enter)
+    net.register_forward_hook(bank.leave, always_call=True)
     return net
 
 

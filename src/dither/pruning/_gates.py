@@ -14,8 +14,9 @@ from ._noise import LogNormalNoise, thetas
 class Bank:
     """All gates of a network, drawn in one call before each forward pass of its root.
 
-    Every reader of a channel multiplies by the same draw, and the cost does not grow with the depth of the network. The
-    bank is the forward pre-hook itself; it is a plain object, so that it travels with ``copy.deepcopy``.
+    Every reader of a channel multiplies by the same draw, and the cost does not grow with the depth of the network.
+    `enter` and `leave` are forward hooks of the root. The bank is a plain object, so that it travels with
+    ``copy.deepcopy``.
     """
 
     def __init__(self, layers: dict[str, LogNormalNoise]) -> None:
@@ -23,11 +24,18 @@ class Bank:
         self.fixed: Tensor | None = None
         self._theta: Tensor | None = None
         self._state: tuple[Any, ...] = ()
+        self._inside = False
 
-    def __call__(self, module: nn.Module, args: Any) -> None:
+    def enter(self, module: nn.Module, args: Any) -> None:
+        """Draw for this forward pass; in eval mode θ is computed only when a gate has changed."""
         state = self.state()
         if self._theta is None or state != self._state or any(layer.draws for layer in self.layers.values()):
             self._theta, self._state = self.compute(), state
+        self._inside = True
+
+    def leave(self, module: nn.Module, args: Any, out: Any) -> None:
+        """The forward pass is over, also after an error."""
+        self._inside = False
 
     def state(self) -> tuple[Any, ...]:
         """Changes whenever a gate's parameter, mode or threshold does."""
@@ -50,9 +58,9 @@ class Bank:
         """
         if self.fixed is not None:
             return self.fixed
-        if self._theta is None or self.state() != self._state:
-            return self.compute()
-        return self._theta
+        if self._theta is not None and (self._inside or self.state() == self._state):
+            return self._theta
+        return self.compute()
 
     def offsets(self) -> dict[str, int]:
         """Where each gate begins in θ."""
@@ -60,7 +68,7 @@ class Bank:
         return dict(zip(self.layers, ends, strict=False))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_theta": None, "_state": ()}
+        return {**self.__dict__, "_theta": None, "_state": (), "_inside": False}
 
 
 class GatedWeight(nn.Module):
@@ -92,8 +100,8 @@ def find_bank(net: nn.Module) -> Bank | None:
     """The bank of an attached network, through wrappers (DataParallel, `torch.compile`) too."""
     for module in net.modules():
         for hook in module._forward_pre_hooks.values():  # pyright: ignore[reportPrivateUsage]
-            if isinstance(hook, Bank):
-                return hook
+            if isinstance(bank := getattr(hook, "__self__", None), Bank):
+                return bank
     return None
 
 
@@ -150,9 +158,9 @@ def ungate(net: nn.Module, theta: Tensor | None = None) -> nn.Module:
         done.add(id(chain.original))
         _restore(module, name, chain.original)
     for module in net.modules():
-        hooks = module._forward_pre_hooks  # pyright: ignore[reportPrivateUsage]
-        for key in [k for k, hook in hooks.items() if isinstance(hook, Bank)]:
-            del hooks[key]
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):  # pyright: ignore[reportPrivateUsage]
+            for key in [k for k, hook in hooks.items() if isinstance(getattr(hook, "__self__", None), Bank)]:
+                del hooks[key]
     return net
 
 

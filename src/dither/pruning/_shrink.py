@@ -238,7 +238,8 @@ def _select(kept: Kept, columns: dict[str, tuple[int, ...]], net: nn.Module) -> 
 
 
 def _check(net: nn.Module, plan: Plan) -> None:
-    if fingerprint(net) != plan.network:
+    known = {c.name for c in (*plan.spaces, *plan.columns)} | plan.sites.keys()
+    if fingerprint(net) != plan.network or not gates(net).keys() <= known:
         raise ValueError(
             "this plan was made for another network (names or shapes of its tensors differ); "
             "call pruning.plan(net, example_inputs) on the network that you want to shrink."

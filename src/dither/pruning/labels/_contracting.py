@@ -45,7 +45,7 @@ def finish(c: Call, writes: Tensor, dim: int, bias: Tensor | None, dead: Dead = 
     labels = writes.view(shape).expand(c.out.shape)
     if bias is not None:
         own = c.run.of(bias)
-        if bias.ndim == 1:  # of a convolution: along the channels, wherever these are
+        if bias.ndim == 1 and dim != -2:  # along the channels; those of a convolution are not the last dimension
             c.run.union.unite(writes, element_labels(c.run, own), f"{c.what} adds a constant")
         else:
             labels = meet(c.run, [Tag(labels), own], c.out.shape, c.what)

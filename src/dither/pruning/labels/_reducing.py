@@ -22,8 +22,9 @@ def pool(c: Call) -> None:
 def reduce(c: Call) -> None:
     """mean, sum, amax ... over some dimensions, kept or not."""
     ndim = c.args[0].ndim
-    given = next((a for a in (*c.args[1:2], c.kwargs.get("dim")) if a is not None), ())
-    over = {d % ndim for d in ((given,) if isinstance(given, int) else given) or range(ndim)}
+    given = c.arg(1, "dim", ())
+    given = () if isinstance(given, bool) else (given,) if isinstance(given, int) else given  # var(x, unbiased)
+    over = {d % ndim for d in given or range(ndim)}
     varies = c.run.union.varies(c.x.labels)
     if any(varies[d] for d in over):
         return c.pin(c.args[0])

@@ -104,6 +104,8 @@ def _space(
     reads = [u for s in readers for u in roles[s] if not u.writes]
     if reason is None and not readers:
         reason = "no layer reads them"
+    if reason is None and set(writers) & set(readers):
+        reason = "one tensor both writes and reads them"
     if reason is None and len(classes) == 1:
         reason = "they can only go all together"
     noise = {
@@ -142,6 +144,5 @@ def _columns(run: Run, model: nn.Module) -> tuple[str, ...]:
     reads = [u for u in run.uses if not u.writes]
     calls = Counter(u.module for u in reads)
     modules = dict(model.named_modules())
-    return tuple(
-        u.module for u in reads if u.flat and calls[u.module] == 1 and isinstance(modules.get(u.module), nn.Linear)
-    )
+    plain = {name for name, m in modules.items() if type(m).forward is nn.Linear.forward}
+    return tuple(u.module for u in reads if u.flat and calls[u.module] == 1 and u.module in plain)

@@ -32,7 +32,7 @@ RULES: dict[Rule, str] = {
     contracting.embedding: "embedding",
     contracting.batch_norm: """native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training
         cudnn_batch_norm miopen_batch_norm batch_norm""",
-    reducing.reduce: "mean sum amax amin var std var_mean std_mean prod linalg_vector_norm logsumexp any all",
+    reducing.reduce: "mean sum amax amin var std var_mean std_mean prod logsumexp any all",
     reducing.along: "_softmax _log_softmax cumsum cumprod sort",
     reducing.glu: "glu",
     reducing.pool: """max_pool avg_pool adaptive_max_pool _adaptive_avg_pool adaptive_avg_pool fractional_max_pool
