@@ -26,16 +26,27 @@ class Bank:
         self._state: tuple[Any, ...] = ()
         self._inside = False
 
+    @torch.compiler.disable
+    @torch.compiler.disable  # the draw stays eager: compiling its special functions costs minutes and gains nothing
     def enter(self, module: nn.Module, args: Any) -> None:
-        """Draw for this forward pass; in eval mode θ is computed only when a gate has changed."""
+        """Draw for this forward pass; in eval mode θ is computed only when a gate has changed.
+
+        Outside of compiled graphs: one graph break at the root, and everything behind it is one graph.
+        """
         state = self.state()
-        if self._theta is None or state != self._state or any(layer.draws for layer in self.layers.values()):
+        if self._theta is None or state != self._state or self.draws:
             self._theta, self._state = self.compute(), state
         self._inside = True
 
+    @torch.compiler.disable
     def leave(self, module: nn.Module, args: Any, out: Any) -> None:
         """The forward pass is over, also after an error."""
         self._inside = False
+
+    @property
+    def draws(self) -> bool:
+        """Whether any gate draws."""
+        return any(layer.draws for layer in self.layers.values())
 
     def state(self) -> tuple[Any, ...]:
         """Changes whenever a gate's parameter, mode or threshold does."""
@@ -53,12 +64,13 @@ class Bank:
     def theta(self) -> Tensor:
         """θ of this forward pass.
 
-        The draw stays until the next one, so that a checkpointed block computes its backward pass with the noise of its
-        forward pass. A layer that is called without its root gets a draw of its own.
+        The backward pass sees it too, so that a checkpointed block is computed again with the noise of its forward
+        pass. A layer that is called without its root gets a draw of its own.
         """
         if self.fixed is not None:
             return self.fixed
-        if self._theta is not None and (self._inside or self.state() == self._state):
+        backward = torch._C._current_graph_task_id() != -1  # pyright: ignore[reportPrivateUsage]
+        if self._theta is not None and (self._inside or backward or (not self.draws and self.state() == self._state)):
             return self._theta
         return self.compute()
 
