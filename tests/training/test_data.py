@@ -99,7 +99,7 @@ def test_a_missing_split_is_named(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no folder .*nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere"):
         load_images(str(tmp_path / "nowhere"), "train")
 
 

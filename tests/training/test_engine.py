@@ -1,6 +1,7 @@
 """One stretch of training: what it computes, what it survives, what it says."""
 
 import errno
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -97,7 +98,7 @@ def test_the_penalty_is_added_and_grows(images: Images, make_engine: Make) -> No
     engine.fit(net, images, images, fit, "prune", penalty=Penalty(value, warmup=1.0))
     assert len(seen) == 12
     assert seen[0] == seen[1] == 1.0  # its factor is 0 at step 0
-    assert all(later < earlier for earlier, later in zip(seen[1:], seen[2:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(seen[1:]))
     rows = [json.loads(line) for line in (engine.folder / "history.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2]
     assert rows[1]["kl"] == pytest.approx(3 * sum(seen[6:]) / 6, rel=1e-5)
