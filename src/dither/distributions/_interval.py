@@ -31,7 +31,6 @@ import functools
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -42,7 +41,7 @@ MAX_ENERGY = 36.0
 NUM_NODES = 20
 NUM_MOMENTS = 5
 # Half-panels per pass: 20 nodes of 2048 doubles stay in the second-level cache.
-CHUNK = 2048
+PANELS = 2048
 
 # A quantity and its derivatives by μ and by σ.
 Derived = tuple[Tensor, Tensor, Tensor]
@@ -70,86 +69,48 @@ def rule(device: torch.device) -> Rule:
     return Rule(nodes.to(device), energy.to(device), moments.to(device))
 
 
+def in_chunks(function: Callable[..., tuple[Tensor, ...]], size: int, *arguments: Tensor) -> tuple[Tensor, ...]:
+    """``function`` of 1-d tensors, on pieces that stay in the cache; results are joined along the last axis."""
+    if arguments[0].shape[0] <= size or arguments[0].device.type != "cpu":
+        return function(*arguments)
+    pieces = zip(*(argument.split(size) for argument in arguments), strict=True)
+    results = zip(*(function(*piece) for piece in pieces), strict=True)
+    return tuple(torch.cat(parts, dim=-1) for parts in results)
+
+
 def panel(linear: Tensor, quadratic: Tensor) -> Tensor:
     """The density e^{-Aξ - Bξ²} at the nodes, (nodes, …) for A, B of shape (…): A, B ≥ 0 and A + B ≤ MAX_ENERGY."""
     coefficients = torch.stack([linear.reshape(-1), quadratic.reshape(-1)])
-    return torch.exp2(rule(linear.device).energy @ coefficients).reshape(-1, *linear.shape)
+    return (rule(linear.device).energy @ coefficients).exp2_().reshape(-1, *linear.shape)
 
 
 def panel_moments(linear: Tensor, quadratic: Tensor, order: int) -> Tensor:
     r"""Integrals :math:`I_k = \int_0^1 \xi^k e^{-A\xi - B\xi^2} d\xi` for k = 0 … order, (order + 1, …)."""
     weights = rule(linear.device).moments[: order + 1]
-    flat = in_chunks(lambda a, b: (weights @ panel(a, b),), linear.reshape(-1), quadratic.reshape(-1))[0]
+    flat = in_chunks(lambda a, b: (weights @ panel(a, b),), PANELS, linear.reshape(-1), quadratic.reshape(-1))[0]
     return flat.reshape(-1, *linear.shape)
-
-
-def in_chunks(function: Callable[..., tuple[Tensor, ...]], *arguments: Tensor) -> tuple[Tensor, ...]:
-    """``function`` of 1-d tensors, on pieces that stay in the cache; results are joined along the last axis."""
-    size = arguments[0].shape[0]
-    if size <= CHUNK or arguments[0].device.type != "cpu":
-        return function(*arguments)
-    pieces = zip(*(argument.split(CHUNK) for argument in arguments), strict=True)
-    results = zip(*(function(*piece) for piece in pieces), strict=True)
-    return tuple(torch.cat(parts, dim=-1) for parts in results)
 
 
 def reach(slope: Tensor, room: Tensor) -> Tensor:
     """How far the mass goes: the smaller of ``room`` and the x at which δx + x²/2 = MAX_ENERGY."""
-    root = torch.hypot(slope, torch.full_like(slope, math.sqrt(2 * MAX_ENERGY)))
+    root = torch.sqrt(slope * slope + 2 * MAX_ENERGY)
     return torch.minimum(room, 2 * MAX_ENERGY / (slope + root))
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """A normal law on an interval, seen from its mode. In tensors with two rows: the side below it, the side above."""
 
     scale: Tensor  # σ, (…)
     mode: Tensor  # m, (…)
-    pull: Tensor  # (m - μ) / σ, (…)
-    slope: Tensor  # δ = |pull|, (…)
+    pull: Tensor  # (m - μ) / σ, (…); δ is its absolute value
     room: Tensor  # distance from the mode to the two bounds, in σ, (2, …)
-    reach: Tensor  # the part of it that carries mass, (2, …)
-    linear: Tensor  # A, (2, …)
-    quadratic: Tensor  # B, (2, …)
-    moments: Tensor  # I_0 … I_4, (5, 2, …)
     mass: Tensor  # ∫ e^{-e(x)} dx per side, (2, …)
     total: Tensor  # T, their sum, (…)
-
-    @functools.cached_property
-    def mean_x(self) -> Tensor:
-        """E x."""
-        side = self.reach**2 * self.moments[1]
-        return (side[1] - side[0]) / self.total
-
-    @functools.cached_property
-    def mean_square(self) -> Tensor:
-        """E x²."""
-        return (self.reach**3 * self.moments[2]).sum(0) / self.total
-
-    @functools.cached_property
-    def mean_energy(self) -> Tensor:
-        """E e."""
-        side = self.reach * (self.linear * self.moments[1] + self.quadratic * self.moments[2])
-        return side.sum(0) / self.total
-
-    @functools.cached_property
-    def variance_energy(self) -> Tensor:
-        """Var e."""
-        a, b, (_, _, i2, i3, i4) = self.linear, self.quadratic, self.moments
-        return (self.reach * (a * a * i2 + 2 * a * b * i3 + b * b * i4)).sum(0) / self.total - self.mean_energy**2
-
-    @functools.cached_property
-    def covariance(self) -> Tensor:
-        """Cov(x, e)."""
-        side = self.reach**2 * (self.linear * self.moments[2] + self.quadratic * self.moments[3])
-        covariance = (side[1] - side[0]) / self.total - self.mean_x * self.mean_energy
-        # Well inside the interval the two sides balance, and what is left of them is rounding, which 1/σ would magnify.
-        # There, integration by parts leaves the densities at the two bounds only.
-        low, high = room = self.room.clamp(max=50.0)
-        at_low, at_high = torch.exp(-room * room / 2) / self.total
-        bounds = (1 + low * low) * at_low - (1 + high * high) * at_high
-        by_parts = (bounds + (at_low - at_high) * (low * at_low + high * at_high)) / 2
-        return torch.where(torch.minimum(low, high) > 3, by_parts, covariance)
+    mean_x: Tensor  # E x
+    mean_square: Tensor  # E x²
+    mean_energy: Tensor  # E e
+    variance_energy: Tensor  # Var e
+    covariance: Tensor  # Cov(x, e)
 
 
 def interval(loc: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Interval:
@@ -160,10 +121,36 @@ def interval(loc: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Interval:
     slope = pull.abs()
     room = torch.stack([mode - low, high - mode]) / scale
     length = reach(slope, room)
-    linear, quadratic = slope * length, length * length / 2
-    moments = panel_moments(linear, quadratic, NUM_MOMENTS - 1)
-    mass = length * moments[0]
-    return Interval(scale, mode, pull, slope, room, length, linear, quadratic, moments, mass, mass[0] + mass[1])
+    a, b = slope * length, length * length / 2
+    i0, i1, i2, i3, i4 = panel_moments(a, b, NUM_MOMENTS - 1)
+    mass = length * i0
+    total = mass[0] + mass[1]
+    # Per side: the density of ξ, and powers of the distance from the mode.
+    share = length / total
+    square = length * share
+    up, energy = square * i1, share * (a * i1 + b * i2)
+    mean_x, mean_energy = up[1] - up[0], energy[0] + energy[1]
+    mean_square = (square * length * i2).sum(0)
+    variance_energy = (share * (a * a * i2 + 2 * a * b * i3 + b * b * i4)).sum(0) - mean_energy**2
+    product = square * (a * i2 + b * i3)
+    covariance = product[1] - product[0] - mean_x * mean_energy
+    covariance = torch.where(room.amin(0) > 3, _covariance_inside(room, total), covariance)
+    return Interval(
+        scale, mode, pull, room, mass, total, mean_x, mean_square, mean_energy, variance_energy, covariance
+    )
+
+
+def _covariance_inside(room: Tensor, total: Tensor) -> Tensor:
+    """Cov(x, e) where both bounds are far from the mode.
+
+    There the two sides balance, and what is left of them is rounding, which 1/σ would magnify. Integration by parts
+    leaves the densities at the two bounds only.
+    """
+    # Beyond 37 these densities underflow, which costs exp a hundred times the time.
+    low, high = room = room.clamp(max=37.0)
+    at_low, at_high = torch.exp(-room * room / 2) / total
+    bounds = (1 + low * low) * at_low - (1 + high * high) * at_high
+    return (bounds + (at_low - at_high) * (low * at_low + high * at_high)) / 2
 
 
 def log_prob(law: Interval, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

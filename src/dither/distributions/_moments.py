@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dither.distributions._interval import Derived, Interval, in_chunks, interval, panel, rule
+from dither.distributions._interval import PANELS, Derived, Interval, in_chunks, interval, panel, reach, rule
 
 # The forms change where the effective support is this long in z; both are right from 0.5 to 10.
 NARROW = 4.0
@@ -36,13 +36,13 @@ def _by_width(wide: Form, narrow: Form, *parameters: Tensor) -> Derived:
 
     def piece(loc: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Derived:
         law = interval(loc, scale, low, high)
-        is_narrow = law.scale * law.reach.sum(0) < NARROW
+        is_narrow = law.scale * reach(law.pull.abs(), law.room).sum(0) < NARROW
         forms = zip(narrow(law, loc, low, high), wide(law, loc, low, high), strict=True)
         value, d_loc, d_scale = (torch.where(is_narrow, n, w) for n, w in forms)
         return value, d_loc, d_scale
 
     broadcast = torch.broadcast_tensors(*parameters)
-    value, d_loc, d_scale = in_chunks(piece, *(parameter.reshape(-1) for parameter in broadcast))
+    value, d_loc, d_scale = in_chunks(piece, PANELS // 2, *(parameter.reshape(-1) for parameter in broadcast))
     shape = broadcast[0].shape
     return value.reshape(shape), d_loc.reshape(shape), d_scale.reshape(shape)
 
@@ -78,21 +78,22 @@ class _Nodes:
 
     def __init__(self, law: Interval) -> None:
         self.law = law
-        self.unit = law.scale * law.reach.sum(0)
-        self.density = panel(law.linear, law.quadratic)
-        step = law.scale * law.reach
-        step = torch.stack([-step[0], step[1]])
+        slope = law.pull.abs()
+        self.reach = reach(slope, law.room)
+        self.linear, self.quadratic = slope * self.reach, self.reach**2 / 2
+        self.density = panel(self.linear, self.quadratic)
+        self.unit = law.scale * self.reach.sum(0)
+        step = law.scale * torch.stack([-self.reach[0], self.reach[1]])
         self.f = torch.expm1(rule(step.device).nodes.reshape(-1, 1, 1) * step) / self.unit
 
     def averages(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """E v, Cov(v, x) and Cov(v, e) of the values (nodes, 2, n) at the nodes."""
-        law = self.law
         flat = (self.density * values).flatten(1)
-        v0, v1, v2 = (rule(flat.device).moments[:3] @ flat).reshape(3, 2, -1) * (law.reach / law.total)
-        mean = v0[0] + v0[1]
-        x = law.reach[1] * v1[1] - law.reach[0] * v1[0]
-        energy = (law.linear * v1 + law.quadratic * v2).sum(0)
-        return mean, x - mean * law.mean_x, energy - mean * law.mean_energy
+        v = (rule(flat.device).moments[:3] @ flat).reshape(3, 2, -1) * (self.reach / self.law.total)
+        mean = v[0].sum(0)
+        x = self.reach[1] * v[1, 1] - self.reach[0] * v[1, 0]
+        energy = (self.linear * v[1] + self.quadratic * v[2]).sum(0)
+        return mean, x - mean * self.law.mean_x, energy - mean * self.law.mean_energy
 
 
 def _mean_narrow(law: Interval, loc: Tensor, low: Tensor, high: Tensor) -> Derived:

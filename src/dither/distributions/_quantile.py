@@ -31,6 +31,8 @@ FAR_TAIL = 25.0
 # With less than this energy at the far end the law is uniform but for a correction of first order.
 UNIFORM = 1e-4
 TINY = 1e-300
+# Larger energies would underflow, which costs exp a hundred times the time.
+LAST_ENERGY = 690.0
 
 
 class Piece(NamedTuple):
@@ -57,21 +59,20 @@ def cdf(law: Interval, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     Both sides of z are integrated, so that neither a small probability nor a small derivative is a difference.
     """
     above = z >= law.mode
-    slope, room, other_mass = law.slope, _side(above, law.room), _side(~above, law.mass)
+    slope, room, behind = law.pull.abs(), _side(above, law.room), _side(~above, law.room)
     x = torch.minimum((z - law.mode).abs() / law.scale, room)
-    beyond, near = _piece(slope, x, room), _piece(slope, torch.zeros_like(x), x)
+    zero = torch.zeros_like(x)
+    beyond, near, other = _piece(slope, x, room), _piece(slope, zero, x), _piece(slope, zero, behind)
     density = torch.exp(-(slope + x / 2) * x)
-    outer, inner = beyond.mass * density, near.mass + other_mass
+    outer, inner = beyond.mass * density, near.mass + other.mass
     total = outer + inner
     # On the other side of the mode distances count negative.
-    other_x = _side(~above, law.reach**2 * law.moments[1])
-    other_energy = _side(~above, law.reach * (law.linear * law.moments[1] + law.quadratic * law.moments[2]))
-    safe = inner.clamp(min=TINY)
-    gap_x = beyond.x - (near.mass * near.x - other_x) / safe
-    gap_energy = beyond.energy - (near.mass * near.energy + other_energy) / safe
+    share = near.mass / inner.clamp(min=TINY)
+    gap_x = beyond.x - share * near.x + (1 - share) * other.x
+    gap_energy = beyond.energy - share * near.energy - (1 - share) * other.energy
     spread = (outer / total) * (inner / total) / law.scale
+    sign = 2 * above.to(z.dtype) - 1
     value = torch.where(above, inner, outer) / total
-    sign = torch.where(above, 1.0, -1.0).to(z.dtype)
     return value, -spread * gap_x, -2 * sign * spread * gap_energy, density / (law.scale * total)
 
 
@@ -83,14 +84,14 @@ def quantile(law: Interval, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """
     below = law.mass[0] / law.total
     above = (u >= below) & (below < 1)
+    sign = 2 * above.to(u.dtype) - 1
     survival = torch.where(above, (1 - u) / (1 - below), u / below)
-    room, slope = _side(above, law.room), law.slope
+    room, mass, slope = _side(above, law.room), _side(above, law.mass), law.pull.abs()
     x = torch.where(survival > 0, _start(slope, room, survival.clamp(TINY, 1.0)), room)
     beyond = _piece(slope, x, room)
     energy = (slope + x / 2) * x
-    error = torch.log(beyond.mass.clamp(min=TINY) / _side(above, law.mass)) - energy - torch.log(survival.clamp(min=TINY))
+    error = torch.log(beyond.mass.clamp(min=TINY) / (mass * survival.clamp(min=TINY))) - energy
     newton = torch.minimum((x + beyond.mass * error).clamp(min=0.0), room)
-    sign = torch.where(above, 1.0, -1.0).to(u.dtype)
     d_loc = beyond.mass * (beyond.x - sign * law.mean_x)
     d_scale = 2 * sign * beyond.mass * (beyond.energy - law.mean_energy)
     return law.mode + sign * law.scale * newton, d_loc, d_scale, law.scale * law.total * torch.exp(energy)
@@ -108,7 +109,7 @@ def _start(slope: Tensor, room: Tensor, survival: Tensor) -> Tensor:
     normal = -torch.special.ndtri(mixed) - near
     # The far tail: the same in terms of the energy, -log S∞ = e + correction(e), inverted by iteration.
     square = slope.clamp(min=FAR_TAIL) ** 2
-    end = (slope + room / 2) * room
+    end = ((slope + room / 2) * room).clamp(max=LAST_ENERGY)
     depth = -torch.log(survival + (1 - survival) * torch.exp(-end - _correction(end, square)))
     energy = depth - _correction(depth - _correction(depth, square), square)
     tail = 2 * energy / (slope + torch.sqrt(square + 2 * energy))
