@@ -73,7 +73,8 @@ def finish(name: str, chosen: argparse.Namespace, records: list[dict[str, Any]],
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     place = where.get("accelerator") or f"{where['cpu']}, {where['threads']} threads of {where['cores']} cores"
-    how = f"torch {results['versions']['torch']}; seed {chosen.seed}; {chosen.repeats} rounds in turns; median (quartiles)."
+    torch_version = results["versions"]["torch"]
+    how = f"torch {torch_version}; seed {chosen.seed}; {chosen.repeats} rounds in turns; median (quartiles)."
     lines += ["", f"{place}; {how} {chosen.note}".rstrip()]
     _replace_section(HERE / "README.md", key, "\n".join(lines))
 
