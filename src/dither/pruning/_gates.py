@@ -100,12 +100,18 @@ class GatedWeight(nn.Module):
         self.bank = bank
         self.shape = [-1 if d == dim else 1 for d in range(ndim)]
         self.register_buffer("index", index, persistent=False)
-        self.gates = nn.ModuleDict({name.replace(".", "_"): gate for name, gate in owned.items()})
+        self.gates = nn.ModuleDict({key(name): gate for name, gate in owned.items()})
 
     def forward(self, weight: Tensor) -> Tensor:
         theta = self.bank.theta()
         factor = theta[self.index[0]] if len(self.index) == 1 else theta[self.index].prod(0)
         return weight * factor.view(self.shape).to(weight.dtype)
+
+
+def key(name: str) -> str:
+    """A gate's name as `nn.ModuleDict` can hold it: no dots, and no name of its own methods ("keys", "values")."""
+    plain = name.replace(".", "/")
+    return f"{plain}/" if hasattr(nn.ModuleDict, plain) else plain
 
 
 def find_bank(net: nn.Module) -> Bank | None:

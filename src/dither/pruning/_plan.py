@@ -164,7 +164,9 @@ def plan(net: nn.Module, example_inputs: Inputs, *, threshold: float = 1.0, mult
         keep = _keep(ratio, threshold, multiple_of)
         spaces.append(_choice(space.name, ratio, keep))
         for name, at in space.noise.items():
-            sites[name] = torch.where(at >= 0, keep[at.clamp(min=0)], sites[name])
+            channel = at.clamp(min=0)
+            signal = (snr[name] > threshold) | (ratio[channel] <= threshold)  # or kept although all its noise is large
+            sites[name] = torch.where(at >= 0, keep[channel] & signal, sites[name])
     columns = [
         _choice(name, snr[name], _keep(snr[name], threshold, 1))
         for name in (bank.layers if bank else ())

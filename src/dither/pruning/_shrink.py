@@ -150,13 +150,11 @@ def apply_shrunk(model: nn.Module, record: Mapping[str, Any]) -> nn.Module:
                 raise ValueError(
                     f'the record keeps indices of "{name}", dimension {dim}, that the model does not have.'
                 )
-    cut(
-        model,
-        {
-            n: {int(d): torch.tensor(i, dtype=torch.int64) for d, i in dims.items()}
-            for n, dims in record["kept"].items()
-        },
-    )
+    kept: Kept = {
+        name: {int(dim): torch.tensor(index, dtype=torch.int64) for dim, index in dims.items()}
+        for name, dims in record["kept"].items()
+    }
+    cut(model, kept)
     for name, index in record["selects"].items():
         _submodule(model, name)
         select_columns(model, name, torch.tensor(index, dtype=torch.int64))
@@ -171,29 +169,31 @@ def fold(net: nn.Module, spaces: tuple[Space, ...], sites: Mapping[str, FixedSca
     Returns:
         For each noise layer, whether it is gone.
     """
-    folded = dict.fromkeys(sites, True)
-    for name, scale in sites.items():
-        covered = torch.zeros(len(scale.scale), dtype=torch.bool)
-        for space in spaces:
-            if name in space.noise:
-                covered |= _inverse(space.noise[name], len(covered)) if space.reason is None and space.linear else False
-        folded[name] = bool(covered.all())
-    named = dict(net.named_parameters())
+    folded = {name: _foldable(name, len(scale.scale), spaces) for name, scale in sites.items()}
+    weights = dict(net.named_parameters())
     for space in spaces:
-        for name in space.noise.keys() & {n for n, f in folded.items() if f}:
-            at, scale = space.noise[name], sites[name].scale
-            factor = scale.new_ones(space.size).index_copy_(
-                0, at[at >= 0].to(scale.device), scale[(at >= 0).to(scale.device)]
-            )
-            for slot, dim in space.readers:
-                weight, channel = named[slot], space.slots[slot, dim].to(scale.device)
+        for name in [n for n in space.noise if folded.get(n)]:
+            at, scale = space.noise[name].to(sites[name].scale.device), sites[name].scale
+            factor = scale.new_ones(space.size).index_copy_(0, at[at >= 0], scale[at >= 0])
+            for tensor, dim in space.readers:
+                weight, channel = weights[tensor], space.slots[tensor, dim].to(scale.device)
                 column = torch.where(channel >= 0, factor[channel.clamp(min=0)], 1.0)
                 with torch.no_grad():
                     weight.mul_(column.view([-1 if d == dim else 1 for d in range(weight.ndim)]).to(weight.dtype))
-    for name, gone in folded.items():
-        if gone:
-            replace_module(net, sites[name], nn.Identity())
+    for name in [n for n, gone in folded.items() if gone]:
+        replace_module(net, sites[name], nn.Identity())
     return folded
+
+
+def _foldable(name: str, size: int, spaces: tuple[Space, ...]) -> bool:
+    """Whether every feature of a noise layer is one channel of a space whose readers can take the scale."""
+    times = torch.zeros(size, dtype=torch.int64)
+    for space in spaces:
+        if name in space.noise and space.reason is None and space.linear:
+            at = space.noise[name]
+            once = torch.bincount(at[at >= 0], minlength=space.size) == 1
+            times += (at >= 0) & once[at.clamp(min=0)]
+    return bool((times == 1).all())
 
 
 def _features_left(name: str, chosen: list[tuple[Space, Tensor]], size: int) -> Tensor:
@@ -204,10 +204,6 @@ def _features_left(name: str, chosen: list[tuple[Space, Tensor]], size: int) -> 
             at = space.noise[name]
             stays &= (at < 0) | keep[at.clamp(min=0)]
     return stays.nonzero().flatten()
-
-
-def _inverse(at: Tensor, size: int) -> Tensor:
-    return (at >= 0) if len(at) == size else torch.zeros(size, dtype=torch.bool)
 
 
 def _submodule(model: nn.Module, name: str) -> nn.Module:
