@@ -25,8 +25,8 @@ RECIPES = {
         base=Fit(epochs=8, batch_size=100, lr=1e-3),
         prune=Fit(epochs=40, batch_size=100, lr=1e-3, shift=1),
         noise=Noise(
-            gate_lr=1e-2,
-            kl_weights={"fc1[in]": 4.0, "fc1": 8.0, "fc2": 4.0},
+            gate_lr=2e-2,
+            kl_weights={"fc1[in]": 3.0, "fc1": 6.0, "fc2": 3.0},
             features=("fc1",),
         ),
     ),

@@ -157,18 +157,8 @@ def test_two_processes_decide_the_same_as_one(tmp_path: Path) -> None:
         "    assert run.accelerator.num_processes == 2\n    run.prune()\n"
     )
     (tmp_path / "recipe.json").write_text(recipe.to_json())
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     folder = tmp_path / "two"
     done = subprocess.run(
         [*command, str(folder), str(tmp_path / "recipe.json")],

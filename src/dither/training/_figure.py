@@ -39,7 +39,7 @@ def draw_widths(widths: Mapping[str, tuple[int, int]], path: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlim(0, 130)
     axes.set_xticks([0, 25, 50, 75, 100], ["0", "25", "50", "75", "100 %"], fontsize=11, color=_TEXT)
-    axes.set_title("Channels and input columns that stay", fontsize=13, loc="left", color=_TEXT)
+    axes.set_title("What stays of every width (grey: before)", fontsize=13, loc="left", color=_TEXT)
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
