@@ -1,0 +1,157 @@
+"""The commands as a user types them."""
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from typer.testing import CliRunner, Result
+
+import dither
+from dither.cli import app
+from dither.training import Fit, Noise, Recipe, make_model
+
+Cli = Callable[..., Result]
+QUICK = Recipe(
+    model="digits",
+    data="digits",
+    base=Fit(epochs=2, batch_size=64, lr=3e-3),
+    prune=Fit(epochs=3, batch_size=64, lr=3e-3),
+    noise=Noise(gate_lr=0.3, kl_weight=0.05, kl_weights="macs"),
+)
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.delenv("DITHER_TRACEBACK", raising=False)
+    (tmp_path / "quick.json").write_text(QUICK.to_json())
+    return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_help_is_immediate_and_names_every_command() -> None:
+    """Processor time, so that a busy machine does not fail it; the least of three, so that a cold disk does not."""
+    seconds: list[float] = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        command = [sys.executable, "-c", "from dither.cli import main; main()", "--help"]
+        done = subprocess.run(command, capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    for name in (b"demo", b"train", b"prune", b"evaluate", b"inspect"):
+        assert name in done.stdout
+    assert min(seconds) < 0.5
+
+
+def test_help_does_not_import_torch() -> None:
+    code = "import sys, dither.cli; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stdout.strip() == b"False"
+
+
+def test_train_prune_evaluate_inspect(cli: Cli, tmp_path: Path) -> None:
+    trained = cli("train", "--recipe", "quick.json", "--out", "run", "--seed", 3, "--threads", 1)
+    assert trained.exit_code == 0, trained.output
+    assert "digits on digits, 360 test images: error" in trained.stdout
+    assert "Next: dither prune run" in trained.stdout
+    pruned = cli(
+        "prune", "run", "--features", "fc1", "--multiple-of", 4, "--finetune-epochs", 1, "--kl-weights", "none"
+    )
+    assert pruned.exit_code == 0, pruned.output
+    for text in ("kept/total", "multiply-accumulates", "width of fc1[in]", "x faster", "Removal changed outputs by"):
+        assert text in pruned.stdout
+    recipe = Recipe.read("run/recipe.json")
+    assert recipe.seed == 3
+    assert recipe.noise == Noise(gate_lr=0.3, kl_weight=0.05, kl_weights=None, features=("fc1",), multiple_of=4)
+    records = json.loads(Path("run/report.json").read_text())["records"]
+    evaluated = cli("evaluate", "run")
+    assert evaluated.exit_code == 0, evaluated.output
+    for record in (records[0], records[-1]):
+        assert f"{record['error_pct']:.2f} %" in evaluated.stdout
+    alone = cli("evaluate", "run/small.safetensors", "--model", "digits", "--data", "digits", "--split", "train")
+    assert "1,437" in alone.stdout
+    inspected = cli("inspect", "run/small.safetensors")
+    assert inspected.exit_code == 0, inspected.output
+    for text in ("DigitsNet, shrunk, dither format 1", "conv1.weight", "model: digits", "kept/total"):
+        assert text in inspected.stdout
+
+
+def test_the_demo_tells_a_story_and_is_not_repeated(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dither.training.default_recipe", lambda model: QUICK)
+    first = cli("demo", "--out", "demo", "--threads", 1)
+    assert first.exit_code == 0, first.output
+    for text in ("1. Train", "signal-to-noise", "original", "shrunk", "Files in demo: small.safetensors"):
+        assert text in first.stdout
+    second = cli("demo", "--out", "demo")
+    assert "demo is complete" in second.stdout
+    assert first.stdout.rpartition("channels ")[2] == second.stdout.rpartition("channels ")[2]
+
+
+def test_the_users_own_network_of_the_current_folder(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "mynets.py").write_text(
+        "from torch import nn\n"
+        "def small():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 20), nn.ReLU(), nn.Linear(20, 10))\n"
+    )
+    done = cli(
+        "train", "--model", "mynets:small", "--data", "digits", "--out", "own", "--epochs", 1, "--batch-size", 64
+    )
+    assert done.exit_code == 0, done.output
+    assert cli("evaluate", "own").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "--out", "a", "--data", "./nowhere"), "no folder './nowhere'"),
+        (("train", "--out", "a", "--data", "."), "cannot read the folder '.'"),
+        (("train", "--out", "a", "--model", "lenet6"), "unknown model 'lenet6', known are"),
+        (("train", "--out", "a", "--model", "nowhere:net"), "cannot import the model 'nowhere:net'"),
+        (("train", "--out", "a", "--recipe", "nowhere.json"), "nowhere.json"),
+        (("train", "--out", "a", "--lr", "-1"), "lr is -1.0, expected a number > 0"),
+        (("train", "--out", "a", "--batch-size", "5000"), "one epoch needs 5000"),
+        (("prune", "nowhere"), "nowhere is no run folder"),
+        (("evaluate", "nowhere.safetensors"), "there is no file nowhere.safetensors"),
+        (("evaluate", "."), "has neither base.safetensors nor small.safetensors"),
+        (("evaluate", "foreign.safetensors"), "was not written by dither.save"),
+        (("evaluate", "nameless.safetensors"), "does not say what model it belongs to; give --model"),
+        (
+            ("evaluate", "nameless.safetensors", "--model", "lenet5", "--data", "digits"),
+            "holds a DigitsNet, not a LeNet5",
+        ),
+        (("inspect", "quick.json"), "is no complete safetensors file"),
+    ],
+)
+def test_what_the_user_got_wrong_is_said_in_one_line(cli: Cli, arguments: tuple[str, ...], message: str) -> None:
+    save_file({"a": torch.zeros(1)}, "foreign.safetensors")
+    dither.save(make_model("digits"), "nameless.safetensors")
+    done = cli(*arguments)
+    assert done.exit_code == 2, done.output
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_another_recipe_for_a_trained_folder_is_refused(cli: Cli) -> None:
+    assert cli("train", "--recipe", "quick.json", "--out", "run", "--epochs", 1).exit_code == 0
+    done = cli("train", "--recipe", "quick.json", "--out", "run", "--epochs", 2)
+    assert done.exit_code == 2
+    assert "was made with base = Fit(epochs=1" in done.stderr
+
+
+def test_a_nan_loss_ends_with_exit_code_one(cli: Cli) -> None:
+    done = cli("train", "--recipe", "quick.json", "--out", "run", "--lr", "1e30")
+    assert done.exit_code == 1
+    assert done.stderr.startswith("error: the loss of stretch 'base' is not finite at step ")
+
+
+def test_a_traceback_can_be_asked_for(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DITHER_TRACEBACK", "1")
+    assert isinstance(cli("train", "--out", "a", "--model", "lenet6").exception, ValueError)
