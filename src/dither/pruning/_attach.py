@@ -112,8 +112,8 @@ def _gate(net: nn.Module, spaces: list[Space], columns: list[str]) -> nn.Module:
             weight = GatedWeight(bank, index, dim, tensors[name].ndim, owned)
             parametrize.register_parametrization(owner, attribute, weight.train(net.training), unsafe=True)
             owned = {}
-    net.register_forward_pre_hook(bank.enter)
-    net.register_forward_hook(bank.leave, always_call=True)
+    net.register_forward_pre_hook(bank.enter)  # pyright: ignore[reportAttributeAccessIssue]
+    net.register_forward_hook(bank.leave, always_call=True)  # pyright: ignore[reportAttributeAccessIssue]
     return net
 
 

@@ -26,7 +26,6 @@ class Bank:
         self._state: tuple[Any, ...] = ()
         self._inside = False
 
-    @torch.compiler.disable
     @torch.compiler.disable  # the draw stays eager: compiling its special functions costs minutes and gains nothing
     def enter(self, module: nn.Module, args: Any) -> None:
         """Draw for this forward pass; in eval mode θ is computed only when a gate has changed.

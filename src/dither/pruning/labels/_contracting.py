@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from ..._inputs import tensors
+from ._ledger import Call
 from ._meeting import element_labels, meet
-from ._tags import ALIVE, Call, Dead, Tag
+from ._tags import ALIVE, Dead, Tag
 from ._union import core
 
 

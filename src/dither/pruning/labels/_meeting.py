@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..._inputs import tensors
-from ._tags import ALIVE, Call, Dead, Tag
+from ._ledger import Call, Ledger
+from ._tags import ALIVE, Dead, Tag
 from ._union import core
-
-if TYPE_CHECKING:
-    from ._run import Run
 
 # f(0) = 0: what noise has made zero stays zero. The first also scale: f(cx) = c f(x) for c > 0.
 SCALES = {"relu", "leaky_relu", "_prelu_kernel", "neg", "abs", "rrelu_with_noise"}
@@ -35,7 +32,7 @@ def pointwise(c: Call) -> None:
                 c.run.set(tensor, labels, dead=dead)
 
 
-def meet(run: Run, tags: list[Tag], shape: torch.Size, what: str) -> Tensor:
+def meet(run: Ledger, tags: list[Tag], shape: torch.Size, what: str) -> Tensor:
     """Unite the labels of tensors that broadcast to ``shape``; the labels of the result.
 
     A tensor of size 1 along a dimension where the labels of another vary is one channel that is used for all of them:
@@ -73,7 +70,7 @@ def pad_left(tag: Tag, ndim: int) -> Tag:
     return replace(tag, labels=up(tag.labels), fields=tuple(map(up, tag.fields)))
 
 
-def element_labels(run: Run, tag: Tag, where: list[bool] | None = None) -> Tensor:
+def element_labels(run: Ledger, tag: Tag, where: list[bool] | None = None) -> Tensor:
     """One label for each element, for (a view of) a parameter too.
 
     Its elements take the labels of the dimension that varies ``where`` the labels of others do; a parameter that

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ..._inputs import map_tensors, tensors
+from ._ledger import Call
 from ._meeting import element_labels
-from ._tags import Call, Dead
+from ._tags import Dead
 from ._union import compress
 
 

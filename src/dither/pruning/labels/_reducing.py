@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..._inputs import tensors
+from ._ledger import Call
 from ._moving import couple, stretch
-from ._tags import Call, Dead
+from ._tags import Dead
 
 
 def pool(c: Call) -> None:

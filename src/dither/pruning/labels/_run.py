@@ -21,74 +21,31 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules import module as hooks
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..._inputs import Inputs, call, tensors
 from .._noise import LogNormalNoise
+from ._ledger import Call, Ledger
 from ._spaces import Analysis, spaces
 from ._table import apply
-from ._tags import ALIVE, Call, Dead, Slot, Tag, Use
-from ._union import Labels, compress
+from ._tags import Dead
 
 
 class Run(TorchDispatchMode):
-    """One run of a network on labels. Use `analyse`."""
+    """Applies the rule of every operator that runs, and knows which module is running. Use `analyse`."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.union = Labels()
-        self.tags = WeakTensorKeyDictionary()
-        self.slots: dict[Slot, Tensor] = {}
-        self.uses: list[Use] = []
-        self.sites: dict[str, Tensor] = {}
+        self.ledger = Ledger(model)
         self.names = {id(m): name for name, m in model.named_modules()}
-        self.stack: list[str] = []
         self.paused = 0
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            if tensor in self.tags:
-                continue
-            fields: list[Tensor] = []
-            for dim, size in enumerate(tensor.shape):
-                labels = self.slots[name, dim] = self.union.new(size)
-                fields.append(labels.view([-1 if d == dim else 1 for d in range(tensor.ndim)]).expand(tensor.shape))
-            self.tags[tensor] = Tag(self.zeros(tensor), tuple(fields))
-
-    @staticmethod
-    def zeros(tensor: Tensor) -> Tensor:
-        return torch.zeros((), dtype=torch.int64).expand(tensor.shape)
-
-    @property
-    def module(self) -> str:
-        """The qualified name of the module that is running."""
-        return self.stack[-1] if self.stack else "the network"
-
-    def of(self, tensor: Tensor) -> Tag:
-        """The tag of a tensor; what nobody wrote carries label 0."""
-        tag = self.tags.get(tensor)
-        return Tag(self.zeros(tensor)) if tag is None else tag
-
-    def set(self, tensor: Any, labels: Tensor, fields: tuple[Tensor, ...] = (), dead: Dead = ALIVE) -> None:
-        if isinstance(tensor, Tensor):
-            self.tags[tensor] = Tag(compress(labels.expand(tensor.shape)), fields, dead)
-
-    def writes(self, own: Tensor) -> None:
-        """Remember that a weight writes its output labels ``own``."""
-        self.uses.append(Use(True, own, ALIVE, False, self.module))
-
-    def reads(self, own: Tensor, labels: Tensor, dead: Dead) -> None:
-        """A weight contracts its input labels ``own`` with ``labels``: column i multiplies what carries label i."""
-        roots = self.union.find(labels)
-        flat = bool((roots == 0).all()) or len(torch.unique(roots)) < len(roots)
-        self.uses.append(Use(False, own, dead, flat, self.module))
-        self.union.unite(own, labels, f'"{self.module}" reads a network input or a constant')
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if not self.paused:
-            apply(Call(self, func, args, kwargs or {}, out))
+            apply(Call(self.ledger, func, args, kwargs or {}, out))
         return out
 
     @contextmanager
@@ -96,19 +53,19 @@ class Run(TorchDispatchMode):
         """Know the running module by name, and take hand-placed noise as a site instead of looking inside it."""
 
         def before(module: nn.Module, args: Any) -> None:
-            self.stack.append(self.names.get(id(module), type(module).__name__) or "the network")
+            self.ledger.stack.append(self.names.get(id(module), type(module).__name__) or "the network")
             self.paused += isinstance(module, LogNormalNoise)
 
         def after(module: nn.Module, args: Any, out: Any) -> None:
-            name = self.stack.pop()
+            name = self.ledger.stack.pop()
             if isinstance(module, LogNormalNoise):
                 self.paused -= 1
-                x = self.of(args[0])
-                if name in self.sites:
-                    self.union.pin(x.labels, f'"{name}" is called twice')
-                self.sites[name] = self.union.along(x.labels, module.dim, f'noise "{name}"')
+                x = self.ledger.of(args[0])
+                if name in self.ledger.sites:
+                    self.ledger.union.pin(x.labels, f'"{name}" is called twice')
+                self.ledger.sites[name] = self.ledger.union.along(x.labels, module.dim, f'noise "{name}"')
                 if not self.paused:
-                    self.set(out, x.labels, dead=Dead(frozenset([name]) | x.dead.sites, x.dead.linear))
+                    self.ledger.set(out, x.labels, dead=Dead(frozenset([name]) | x.dead.sites, x.dead.linear))
 
         handles = [hooks.register_module_forward_pre_hook(before), hooks.register_module_forward_hook(after)]
         try:
@@ -147,12 +104,12 @@ def analyse(model: nn.Module, example_inputs: Inputs) -> Analysis:
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         shapes = [tuple(tensor.shape) for tensor in tensors(example_inputs)]
         raise ValueError(
-            f'the network does not run on the example inputs (shapes {shapes}): in "{run.module}", {error}. '
+            f'the network does not run on the example inputs (shapes {shapes}): in "{run.ledger.module}", {error}. '
             "Give inputs as you give them in training: a tensor, a tuple or a dict."
         ) from error
     finally:
         for module, mode in modes.items():
             module.training = mode
     for tensor in tensors(out):
-        run.union.pin(run.of(tensor).labels, "the network returns them")
-    return spaces(run, model)
+        run.ledger.union.pin(run.ledger.of(tensor).labels, "the network returns them")
+    return spaces(run.ledger, model)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from ._ledger import Ledger
 from ._tags import Slot, Use
-
-if TYPE_CHECKING:
-    from ._run import Run
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ class Analysis:
         return "\n".join(map(str, self.spaces))
 
 
-def spaces(run: Run, model: nn.Module) -> Analysis:
+def spaces(run: Ledger, model: nn.Module) -> Analysis:
     """Group the classes that hold slices of the same tensors into spaces."""
     reasons = run.union.reasons()
     starts = torch.tensor([int(labels[0]) for labels in run.slots.values() if len(labels)])
@@ -90,7 +87,7 @@ def spaces(run: Run, model: nn.Module) -> Analysis:
 
 
 def _space(
-    run: Run,
+    run: Ledger,
     slots: tuple[Slot, ...],
     reason: str | None,
     classes: list[int],
@@ -139,7 +136,7 @@ def _rename(found: list[Space]) -> tuple[Space, ...]:
     return tuple(named)
 
 
-def _columns(run: Run, model: nn.Module) -> tuple[str, ...]:
+def _columns(run: Ledger, model: nn.Module) -> tuple[str, ...]:
     """Linear layers, called once, whose columns are network inputs or several positions of one channel."""
     reads = [u for u in run.uses if not u.writes]
     calls = Counter(u.module for u in reads)

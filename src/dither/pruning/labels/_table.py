@@ -9,8 +9,8 @@ import torch
 from . import _contracting as contracting
 from . import _moving as moving
 from . import _reducing as reducing
+from ._ledger import Call
 from ._meeting import pointwise
-from ._tags import Call
 
 Rule = Callable[[Call], None]
 

@@ -1,16 +1,10 @@
-"""What a tensor carries in the label run, what the run remembers, and one operator call of it."""
+"""What a tensor carries in the label run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
-
-from ..._inputs import tensors
-
-if TYPE_CHECKING:
-    from ._run import Run
 
 Slot = tuple[str, int]
 """One dimension of one parameter or buffer: (name, dimension)."""
@@ -67,46 +61,3 @@ class Use:
     dead: Dead
     flat: bool
     module: str
-
-
-@dataclass(frozen=True)
-class Call:
-    """One operator call of the label run: ``out = func(*args, **kwargs)``."""
-
-    run: Run
-    func: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    out: Any
-
-    @property
-    def name(self) -> str:
-        """The operator without namespace and overload: ``"add"``."""
-        return self.func.overloadpacket.__name__
-
-    @property
-    def what(self) -> str:
-        """For messages: the operator and the module that called it."""
-        return f"{self.name} in {self.run.module}"
-
-    @property
-    def x(self) -> Tag:
-        """The tag of the first argument."""
-        return self.run.of(self.args[0])
-
-    @property
-    def dim(self) -> int:
-        """The second argument or ``dim=``, as a dimension; 0 by default."""
-        return self.arg(1, "dim", 0)
-
-    def arg(self, index: int, name: str, default: Any) -> Any:
-        """An argument by position or name; None counts as absent."""
-        value = self.args[index] if len(self.args) > index else self.kwargs.get(name)
-        return default if value is None else value
-
-    def pin(self, *given: Tensor) -> None:
-        """Forbid to remove what goes in (or the ``given`` tensors); what comes out then belongs to nobody."""
-        for tensor in given or tensors((self.args, self.kwargs)):
-            tag = self.run.of(tensor)
-            for labels in (tag.labels, *tag.fields):
-                self.run.union.pin(labels, f"{self.what} mixes them")
