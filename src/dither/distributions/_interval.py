@@ -5,7 +5,7 @@ A variable :math:`z` is normal(μ, σ²) truncated to :math:`[a, b]`. The textbo
 Here nothing is subtracted that could cancel. Three steps:
 
 1. **Stand on the mode.** :math:`m = \mathrm{clamp}(\mu, a, b)`, and :math:`x = (z - m) / \sigma`. The density is
-   :math:`e^{-e(x)}` with the *energy* :math:`e(x) = \delta |x| + x^2/2 \ge 0`, where :math:`\delta = |m - \mu| / \sigma`.
+   :math:`e^{-e(x)}` with the *energy* :math:`e(x) = \delta |x| + x^2/2 \ge 0`, :math:`\delta = |m - \mu| / \sigma`.
    (If :math:`\delta > 0` the mode is a bound, and only one side of it exists.)
 2. **Keep what carries mass.** Beyond :math:`e = 36` there is less than 1e-15 of it. On each side of the mode the
    interval is cut there, so that a half-panel is :math:`x = r\xi`, :math:`\xi \in [0, 1]`, with energy
@@ -21,13 +21,12 @@ The derivatives are averages too. For any function f of z,
 
 because the score of the law is :math:`x - E x` in units of σ, and twice :math:`e - E e`.
 
-All tensors are float64 and carry no gradient; a result comes as (value, ∂/∂μ, ∂/∂σ), for ``exact`` to hand to autograd.
-Derived here, the score identities from Fisher's for exponential families. Oracle: ``tests/oracles.py::TruncatedNormal``.
+All tensors are float64 and carry no gradient; a result is (value, ∂/∂μ, ∂/∂σ), and ``exact`` hands it to autograd.
+Source: derived here. Oracle: ``tests/oracles.py::TruncatedNormal``.
 """
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -35,7 +34,6 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 MAX_ENERGY = 36.0
 NUM_NODES = 20
@@ -55,18 +53,26 @@ class Rule(NamedTuple):
     moments: Tensor  # w ξ^k, (moments, nodes)
 
 
-@functools.cache
-def rule(device: torch.device) -> Rule:
-    """The one quadrature rule of this package, on ``device``."""
+def _gauss_legendre() -> Rule:
     # Golub and Welsch 1969: nodes are the eigenvalues of the Jacobi matrix, weights come from its eigenvectors.
-    k = torch.arange(1, NUM_NODES, dtype=torch.float64)
+    k = torch.arange(1, NUM_NODES, dtype=torch.float64, device="cpu")
     off_diagonal = k / torch.sqrt(4 * k * k - 1)
     values, vectors = torch.linalg.eigh(torch.diag(off_diagonal, 1) + torch.diag(off_diagonal, -1))
     nodes, weights = (values + 1) / 2, vectors[0] ** 2
     # exp2 is twice as fast as exp, so the change of base is folded into the polynomials.
     energy = -math.log2(math.e) * torch.stack([nodes, nodes**2], dim=1)
-    moments = torch.stack([weights * nodes**k for k in range(NUM_MOMENTS)])
-    return Rule(nodes.to(device), energy.to(device), moments.to(device))
+    return Rule(nodes, energy, torch.stack([weights * nodes**k for k in range(NUM_MOMENTS)]))
+
+
+# A dictionary and not functools.cache, which torch.compile does not follow.
+_RULES = {torch.device("cpu"): _gauss_legendre()}
+
+
+def rule(device: torch.device) -> Rule:
+    """The one quadrature rule of this package, on ``device``."""
+    if device not in _RULES:
+        _RULES[device] = Rule(*(tensor.to(device) for tensor in _RULES[torch.device("cpu")]))
+    return _RULES[device]
 
 
 def in_chunks(function: Callable[..., tuple[Tensor, ...]], size: int, *arguments: Tensor) -> tuple[Tensor, ...]:
@@ -81,14 +87,14 @@ def in_chunks(function: Callable[..., tuple[Tensor, ...]], size: int, *arguments
 def panel(linear: Tensor, quadratic: Tensor) -> Tensor:
     """The density e^{-Aξ - Bξ²} at the nodes, (nodes, …) for A, B of shape (…): A, B ≥ 0 and A + B ≤ MAX_ENERGY."""
     coefficients = torch.stack([linear.reshape(-1), quadratic.reshape(-1)])
-    return (rule(linear.device).energy @ coefficients).exp2_().reshape(-1, *linear.shape)
+    return (rule(linear.device).energy @ coefficients).exp2_().reshape(NUM_NODES, *linear.shape)
 
 
 def panel_moments(linear: Tensor, quadratic: Tensor, order: int) -> Tensor:
     r"""Integrals :math:`I_k = \int_0^1 \xi^k e^{-A\xi - B\xi^2} d\xi` for k = 0 … order, (order + 1, …)."""
     weights = rule(linear.device).moments[: order + 1]
     flat = in_chunks(lambda a, b: (weights @ panel(a, b),), PANELS, linear.reshape(-1), quadratic.reshape(-1))[0]
-    return flat.reshape(-1, *linear.shape)
+    return flat.reshape(order + 1, *linear.shape)
 
 
 def reach(slope: Tensor, room: Tensor) -> Tensor:
@@ -135,9 +141,7 @@ def interval(loc: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Interval:
     product = square * (a * i2 + b * i3)
     covariance = product[1] - product[0] - mean_x * mean_energy
     covariance = torch.where(room.amin(0) > 3, _covariance_inside(room, total), covariance)
-    return Interval(
-        scale, mode, pull, room, mass, total, mean_x, mean_square, mean_energy, variance_energy, covariance
-    )
+    return Interval(scale, mode, pull, room, mass, total, mean_x, mean_square, mean_energy, variance_energy, covariance)
 
 
 def _covariance_inside(room: Tensor, total: Tensor) -> Tensor:
@@ -185,13 +189,36 @@ class _Exact(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[2::2])
+        ctx.save_for_backward(*inputs[1:])
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        pairs = ((grad * derivative, None) for derivative in ctx.saved_tensors)
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, derivatives = ctx.saved_tensors[0::2], ctx.saved_tensors[1::2]
+        if torch.is_grad_enabled():
+            derivatives = [_Constant.apply(derivative, *inputs) for derivative in derivatives]
+        pairs = ((grad_outputs[0] * derivative, None) for derivative in derivatives)
         return None, *itertools.chain.from_iterable(pairs)
+
+
+class _Constant(torch.autograd.Function):
+    """A derivative in a graph of derivatives. To differentiate it again is an error, not a silent zero."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(derivative: Tensor, *inputs: Tensor) -> Tensor:
+        return derivative.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        raise NotImplementedError(
+            "dither.distributions has first derivatives only, and a second one was asked for: "
+            "detach the gradient, or take the statistic out of the loss that is differentiated twice"
+        )
 
 
 def exact(value: Tensor, *pairs: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,12 +27,17 @@ class LogUniform(Distribution):
         ValueError: If ``log_low >= log_high`` or a bound is not finite.
 
     Example:
+        >>> import torch
+        >>> from dither.distributions import LogUniform
         >>> p = LogUniform(log_low=-20.0, log_high=0.0)
         >>> p.mean, p.cdf(torch.tensor(0.5))
         (tensor(0.0500), tensor(0.9653))
     """
 
-    arg_constraints = {"log_low": constraints.real, "log_high": constraints.real}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
+        "log_low": constraints.real,
+        "log_high": constraints.real,
+    }
     has_rsample = True
 
     def __init__(
@@ -40,11 +45,11 @@ class LogUniform(Distribution):
     ) -> None:
         tensors = [bound for bound in (log_low, log_high) if isinstance(bound, Tensor)]
         dtypes = [tensor.dtype for tensor in tensors if tensor.dtype.is_floating_point]
-        self._dtype = torch.promote_types(dtypes[0], dtypes[-1]) if dtypes else torch.get_default_dtype()
-        self._device = tensors[0].device if tensors else torch.get_default_device()
+        self.dtype = torch.promote_types(dtypes[0], dtypes[-1]) if dtypes else torch.get_default_dtype()
+        self.device = tensors[0].device if tensors else torch.empty(0).device
         validate = bool(Distribution._validate_args) if validate_args is None else validate_args
         validate = validate and not torch.compiler.is_compiling()
-        low, high = as_bounds(log_low, log_high, home(self._device), validate=validate)
+        low, high = as_bounds(log_low, log_high, home(self.device), validate=validate)
         # A distribution has one batch shape; the bounds stay float64, in which a number is what was written.
         self.log_low, self.log_high = torch.broadcast_tensors(low, high)
         super().__init__(self.log_low.shape, validate_args=False)
@@ -53,15 +58,15 @@ class LogUniform(Distribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> LogUniform:
         """The same law repeated to ``batch_shape``, without a copy."""
         shape = torch.Size(batch_shape)
-        new = self._get_checked_instance(LogUniform, _instance)
+        new: Any = self._get_checked_instance(LogUniform, _instance)
         new.log_low, new.log_high = self.log_low.expand(shape), self.log_high.expand(shape)
-        new._dtype, new._device = self._dtype, self._device
-        super(LogUniform, new).__init__(shape, validate_args=False)
+        new.dtype, new.device = self.dtype, self.device
+        Distribution.__init__(new, shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
 
     @constraints.dependent_property(is_discrete=False, event_dim=0)
-    def support(self) -> constraints.Constraint:
+    def support(self) -> constraints.Constraint:  # pyright: ignore[reportIncompatibleMethodOverride]
         """[e^a, e^b], rounded as samples are."""
         return constraints.interval(self._answer(self.log_low.exp()), self._answer(self.log_high.exp()))
 
@@ -97,7 +102,7 @@ class LogUniform(Distribution):
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Draws of θ, (sample_shape, batch_shape)."""
         shape = self._extended_shape(torch.Size(sample_shape))
-        return self._answer(self._at(torch.rand(shape, dtype=torch.float64, device=home(self._device))))
+        return self._answer(self._at(torch.rand(shape, dtype=torch.float64, device=home(self.device))))
 
     def icdf(self, value: Tensor) -> Tensor:
         """The θ below which lies the probability ``value``; NaN outside [0, 1]."""
@@ -136,8 +141,8 @@ class LogUniform(Distribution):
         return torch.where(h < 0.5, series, h / torch.tanh(h.clamp(min=0.5)) - 1)
 
     def _answer(self, value: Tensor, argument: Tensor | None = None) -> Tensor:
-        dtype = self._dtype if argument is None else torch.promote_types(self._dtype, argument.dtype)
-        return value.to(self._device if argument is None else argument.device, dtype)
+        dtype = self.dtype if argument is None else torch.promote_types(self.dtype, argument.dtype)
+        return value.to(self.device if argument is None else argument.device, dtype)
 
 
 @register_kl(TruncatedLogNormal, LogUniform)
@@ -156,5 +161,5 @@ def _kl_log_uniform_log_uniform(q: LogUniform, p: LogUniform) -> Tensor:
     """The log-ratio of the two widths; infinite where q reaches beyond p."""
     low, high = p.log_low.to(q.log_low.device), p.log_high.to(q.log_low.device)
     divergence = torch.log(high - low) - torch.log(q.log_high - q.log_low)
-    beyond = (q.log_low.to(q._dtype) < low.to(q._dtype)) | (q.log_high.to(q._dtype) > high.to(q._dtype))
-    return torch.where(beyond, torch.inf, divergence).to(q._device, q._dtype)
+    beyond = (q.log_low.to(q.dtype) < low.to(q.dtype)) | (q.log_high.to(q.dtype) > high.to(q.dtype))
+    return torch.where(beyond, torch.inf, divergence).to(q.device, q.dtype)

@@ -22,12 +22,12 @@ Form = Callable[[Interval, Tensor, Tensor, Tensor], Derived]
 
 
 def log_mean(loc: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Derived:
-    """log E θ."""
+    """Logarithm of E θ."""
     return _by_width(_mean_wide, _mean_narrow, loc, scale, low, high)
 
 
 def log_snr(loc: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Derived:
-    """log(E θ / sd θ)."""
+    """Logarithm of E θ / sd θ."""
     return _by_width(_snr_wide, _snr_narrow, loc, scale, low, high)
 
 
@@ -48,7 +48,7 @@ def _by_width(wide: Form, narrow: Form, *parameters: Tensor) -> Derived:
 
 
 def _moment(law: Interval, loc: Tensor, low: Tensor, high: Tensor, k: int) -> Derived:
-    """log E θ^k as the difference of two normalisers."""
+    """Logarithm of E θ^k as the difference of two normalisers."""
     scale = law.scale
     tilted = interval(loc + k * scale * scale, scale, low, high)
     gap = (tilted.mode - law.mode) / scale

@@ -1,7 +1,7 @@
 r"""The normal law on an interval, cut at a point: probabilities, quantiles and the derivatives of a sample.
 
-For a point z let *beyond* be what lies on its far side from the mode, and x ≥ 0 its distance from the mode in units of σ.
-The mass beyond, measured by the density at x, is one half-panel that stands at x:
+For a point z let x ≥ 0 be its distance from the mode in units of σ, and *beyond* what lies on its far side. The mass
+beyond, measured by the density at x, is one half-panel that stands at x:
 
 .. math:: N(x) = \int_0 e^{-(\delta + x) y - y^2/2} dy .
 
