@@ -15,7 +15,7 @@ RECIPES = {
             kl_weights={"conv1": 120.0, "conv2": 40.0, "fc1[in]": 4.0, "fc1": 4.0},
             features=("fc1",),
         ),
-        finetune=Fit(epochs=20, batch_size=125, lr=1e-3, decay_from=0.0),
+        finetune=Fit(epochs=20, batch_size=125, lr=1e-3, decay_from=0.0, shift=1),
         mixed_precision="bf16",
         channels_last=True,
     ),

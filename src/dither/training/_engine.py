@@ -281,7 +281,8 @@ def _first_bad(net: nn.Module, loss: Tensor | None) -> str:
             return f"the first parameter with a NaN or infinite value is {name!r}"
     if loss is not None and loss.requires_grad:
         named = [(name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad]
-        gradients = torch.autograd.grad(loss, [parameter for _, parameter in named], allow_unused=True)
+        found = torch.autograd.grad(loss, [parameter for _, parameter in named], allow_unused=True)
+        gradients = cast("tuple[Tensor | None, ...]", found)
         for (name, _), gradient in zip(named, gradients, strict=True):
             if gradient is not None and not bool(torch.isfinite(gradient).all()):
                 return f"all parameters are finite, the first with a NaN or infinite gradient is {name!r}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,7 +32,7 @@ class Progress:
         self._started = self._looked = 0.0
 
     @contextmanager
-    def stretch(self, name: str, step: int, steps: int, per_epoch: int) -> Iterator[None]:
+    def stretch(self, name: str, step: int, steps: int, per_epoch: int) -> Generator[None]:
         """Shows one stretch of training from ``step`` to ``steps`` while the context is open."""
         self._name, self._first, self._steps, self._per_epoch = name, step, steps, per_epoch
         self._row = self._row if self._row.get("stretch") == name else {}
