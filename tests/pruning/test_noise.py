@@ -31,7 +31,7 @@ def test_draws_have_the_mean_and_the_deviation_of_the_law(loc: float, log_scale:
     draws = noise_of([(loc, log_scale)] * n)(torch.ones(1, n, dtype=torch.float64))[0].detach()
     bound = math.sqrt(math.log(2 / p) / (2 * n))
     mean, sd = plain.mean(loc, math.exp(log_scale)), plain.stddev(loc, math.exp(log_scale))
-    assert 0 <= float(draws.min())
+    assert float(draws.min()) >= 0
     assert float(draws.max()) <= 1
     assert abs(float(draws.mean()) - mean) < bound
     assert abs(float(((draws - mean) ** 2).mean()) - sd**2) < bound
@@ -179,5 +179,5 @@ def test_parameters_that_are_not_finite(name: str, value: float) -> None:
     with torch.no_grad():
         tensor: Tensor = getattr(noise, name)
         tensor[1] = value
-    with pytest.raises(ValueError, match="parameters that are not finite.*good checkpoint"):
+    with pytest.raises(ValueError, match=r"parameters that are not finite.*good checkpoint"):
         _ = noise.snr

@@ -110,7 +110,8 @@ def _gate(net: nn.Module, spaces: list[Space], columns: list[str]) -> nn.Module:
         placed |= owned.keys()
         for owner, attribute in holders(net, tensors[name]):
             weight = GatedWeight(bank, index, dim, tensors[name].ndim, owned)
-            parametrize.register_parametrization(owner, attribute, weight.train(net.training), unsafe=True)
+            parametrize.register_parametrization(owner, attribute, weight, unsafe=True)
+            owner.get_submodule("parametrizations").train(owner.training)
             owned = {}
     net.register_forward_pre_hook(bank.enter)  # pyright: ignore[reportAttributeAccessIssue]
     net.register_forward_hook(bank.leave, always_call=True)  # pyright: ignore[reportAttributeAccessIssue]

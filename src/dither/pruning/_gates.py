@@ -32,9 +32,10 @@ class Bank:
 
         Outside of compiled graphs: one graph break at the root, and everything behind it is one graph.
         """
-        state = self.state()
-        if self._theta is None or state != self._state or self.draws:
-            self._theta, self._state = self.compute(), state
+        if self.draws:
+            self._theta, self._state = self.compute(), ()
+        elif self._theta is None or not self._unchanged():
+            self._theta, self._state = self.compute(), self.state()
         self._inside = True
 
     @torch.compiler.disable
@@ -48,12 +49,17 @@ class Bank:
         return any(layer.draws for layer in self.layers.values())
 
     def state(self) -> tuple[Any, ...]:
-        """Changes whenever a gate's parameter, mode or threshold does."""
-        return tuple(
-            (p.data_ptr(), p._version, layer.draws, layer.threshold)
-            for layer in self.layers.values()
-            for p in (layer.loc, layer.log_scale)
-        )
+        """What θ in eval mode depends on. Values, not versions: ``p.data.copy_(...)`` of an averaged model has none."""
+        settings = [(layer.threshold, layer.log_low, layer.log_high) for layer in self.layers.values()]
+        values = [p.detach() for layer in self.layers.values() for p in (layer.loc, layer.log_scale)]
+        return settings, torch.cat(values)
+
+    def _unchanged(self) -> bool:
+        if not self._state:
+            return False
+        (settings, values), (known, then) = self.state(), self._state
+        alike = settings == known and values.dtype == then.dtype and values.device == then.device
+        return alike and torch.equal(values, then)
 
     def compute(self) -> Tensor:
         """θ of all gates, and a 1 at the end for columns without a gate."""
@@ -68,10 +74,15 @@ class Bank:
         """
         if self.fixed is not None:
             return self.fixed
-        backward = torch._C._current_graph_task_id() != -1  # pyright: ignore[reportPrivateUsage]
-        if self._theta is not None and (self._inside or backward or (not self.draws and self.state() == self._state)):
-            return self._theta
-        return self.compute()
+        if self._theta is None or not (self._inside or self._again()):
+            return self.compute()
+        return self._theta
+
+    def _again(self) -> bool:
+        """Whether θ of the last forward pass of the root holds outside of it: in a backward pass, or in eval mode."""
+        if torch._C._current_graph_task_id() != -1:  # pyright: ignore[reportPrivateUsage]
+            return True
+        return not self.draws and self._unchanged()
 
     def offsets(self) -> dict[str, int]:
         """Where each gate begins in θ."""
