@@ -191,7 +191,7 @@ def test_compiles_without_a_break() -> None:
 
     def step(loc: Tensor, scale: Tensor) -> Tensor:
         q = TruncatedLogNormal(loc, scale)
-        return kl_divergence(q, LogUniform()).sum() + q.mean.sum() + q.icdf(torch.full((6,), 0.3)).sum()
+        return kl_divergence(q, LogUniform()).sum() + q.icdf(torch.full((6,), 0.3)).sum()
 
     compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
     eager = torch.autograd.grad(step(loc, scale), [loc, scale])
