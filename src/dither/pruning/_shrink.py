@@ -145,7 +145,7 @@ def apply_shrunk(model: nn.Module, record: Mapping[str, Any]) -> nn.Module:
             if (
                 name not in named
                 or int(dim) >= named[name].ndim
-                or max(index, default=0) >= named[name].shape[int(dim)]
+                or not 0 <= min(index, default=0) <= max(index, default=0) < named[name].shape[int(dim)]
             ):
                 raise ValueError(
                     f'the record keeps indices of "{name}", dimension {dim}, that the model does not have.'

@@ -91,13 +91,16 @@ def still_dead(c: Call, tags: list[Tag]) -> Dead:
     if not touched:
         return next((d for d in dead if d is not ALIVE), ALIVE)
     name = c.name.removesuffix("_")
-    if name == "mul" or (name == "div" and dead[0].sites):
-        return touched[0] if len(touched) == 1 else replace(touched[0], linear=False)
+    if name == "mul" or (name == "div" and dead[0].sites and len(touched) == 1):
+        alone = len(touched) == 1 and not any(d.follows for d in dead)
+        return touched[0] if alone else replace(touched[0], linear=False)
     if name in ("add", "sub"):
         if len(touched) < len(c.args[:2]):
             return Dead(why=f"{c.what} adds something that the noise does not multiply")
         alike = all(d.linear for d in dead) and dead[0].sites == dead[1].sites
         return Dead(dead[0].sites | dead[1].sites, alike)
+    if name == "hardtanh" and not c.arg(1, "min_val", -1.0) <= 0 <= c.arg(2, "max_val", 1.0):
+        return Dead(why=f"{c.what} does not keep zero at zero")
     if name in KEEPS_ZERO and dead[0].sites:
         return dead[0] if name in SCALES else replace(dead[0], linear=False)
     return Dead(why=f"{c.what} does not keep zero at zero")

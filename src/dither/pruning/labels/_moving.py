@@ -16,9 +16,12 @@ from ._union import compress
 
 def same(c: Call) -> None:
     """clone, detach, zeros_like ...: as the first argument."""
+    x = c.x
+    if c.name in ("fill_", "ones_like", "full_like", "rand_like", "randn_like"):
+        x = replace(x, dead=Dead(why=f"{c.what} is not zero"))
     for tensor in tensors(c.out):
-        if tensor.shape == c.x.labels.shape:
-            c.run.tags[tensor] = c.x
+        if tensor.shape == x.labels.shape:
+            c.run.tags[tensor] = x
 
 
 def move(c: Call) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
+from ..._inputs import tensors
 from . import _contracting as contracting
 from . import _moving as moving
 from . import _reducing as reducing
@@ -39,6 +41,7 @@ RULES: dict[Rule, str] = {
         upsample_ reflection_pad replication_pad""",
 }
 BY_NAME = {name: rule for rule, names in RULES.items() if rule is not reducing.pool for name in names.split()}
+READERS = (contracting.linear, contracting.matmul, contracting.convolution)  # Eθ moves into their weights
 POOLS = tuple(RULES[reducing.pool].split())  # by the beginning of the name: max_pool2d_with_indices, max_pool3d ...
 
 
@@ -51,4 +54,16 @@ def apply(c: Call) -> None:
         rule = pointwise
     if rule is None:
         return c.pin()
-    return rule(c)
+    rule(c)
+    if rule not in READERS or (c.name == "convolution" and c.args[8] > 1):
+        _follow(c)
+    return None
+
+
+def _follow(c: Call) -> None:
+    """Remember that a result changes with the noise of its arguments, where it is not zero with it."""
+    if any((dead := c.run.of(t).dead).sites or dead.follows for t in tensors((c.args, c.kwargs))):
+        for tensor in tensors(c.out):
+            tag = c.run.of(tensor)
+            if not tag.dead.sites:
+                c.run.tags[tensor] = replace(tag, dead=replace(tag.dead, follows=True))
