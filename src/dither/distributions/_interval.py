@@ -2,7 +2,7 @@ r"""The normal law on an interval, exact from a point mass to a uniform law and 
 
 A variable :math:`z` is normal(μ, σ²) truncated to :math:`[a, b]`. The textbook formulas divide differences of
 :math:`\Phi`; they lose every digit when the interval lies in a tail, when σ is small and when σ is large.
-Here nothing is subtracted that could cancel. Three steps:
+Here no two numbers are subtracted that are nearly equal. Three steps:
 
 1. **Stand on the mode.** :math:`m = \mathrm{clamp}(\mu, a, b)`, and :math:`x = (z - m) / \sigma`. The density is
    :math:`e^{-e(x)}` with the *energy* :math:`e(x) = \delta |x| + x^2/2 \ge 0`, :math:`\delta = |m - \mu| / \sigma`.
@@ -19,7 +19,7 @@ The derivatives are averages too. For any function f of z,
     \frac{\partial}{\partial\mu} E f = \frac{\mathrm{Cov}(f, x)}{\sigma}, \qquad
     \frac{\partial}{\partial\log\sigma} E f = 2\,\mathrm{Cov}(f, e),
 
-because the score of the law is :math:`x - E x` in units of σ, and twice :math:`e - E e`.
+because the score of the law is :math:`(x - E x) / \sigma` by μ and :math:`2 (e - E e)` by log σ.
 
 All tensors are float64 and carry no gradient; a result is (value, ∂/∂μ, ∂/∂σ), and ``exact`` hands it to autograd.
 Source: derived here. Oracle: ``tests/oracles.py::TruncatedNormal``.

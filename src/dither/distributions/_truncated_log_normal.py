@@ -21,8 +21,8 @@ class TruncatedLogNormal(Distribution):
 
     Evaluated in float64 whatever the dtype of the arguments, because a float32 port is not finite over most of the
     range that training visits; the answer has the caller's dtype. Every statistic and every derivative by ``loc`` and
-    ``scale`` is an average with positive weights, so that nothing cancels: see ``_interval.py``. Derivatives are of
-    first order only. On a device without float64 (mps) the work is done on the CPU.
+    ``scale`` is an average with positive weights, which does not cancel: see ``_interval.py``. Derivatives are of
+    first order only; a second one raises. On a device without float64 (mps) the work is done on the CPU.
 
     ``loc`` may lie outside [a, b], and far outside: the law then concentrates at the near bound.
 
