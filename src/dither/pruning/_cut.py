@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import traceback
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
-from .._inputs import Inputs, call, tensors
+from .._inputs import Inputs, call, tensors, with_batch
 from .labels import Slot, Space
 
 Kept = dict[str, dict[int, Tensor]]
@@ -166,6 +166,18 @@ def _trial(model: nn.Module, spaces: Sequence[Space], example_inputs: Inputs) ->
     whole, small = copy.deepcopy(model), copy.deepcopy(model)
     silence(whole, drop)
     cut(small, keep_slots(drop))
+    found = _failure(whole, small, example_inputs)
+    if found is not None:
+        # h.view(-1, width) makes fewer rows of several examples and fails only in the next layer: ask with one example
+        with suppress(Exception):
+            one = with_batch(example_inputs, 1)
+            difference(whole, whole, [one])
+            found = _failure(whole, small, one) or found
+    return found
+
+
+def _failure(whole: nn.Module, small: nn.Module, inputs: Inputs) -> str | None:
+    """What is wrong with ``small``: an error and where it is raised, or another output."""
     stack: list[nn.Module] = []
 
     def enter(module: nn.Module, args: object) -> None:
@@ -176,7 +188,7 @@ def _trial(model: nn.Module, spaces: Sequence[Space], example_inputs: Inputs) ->
 
     handles = [hooks.register_module_forward_pre_hook(enter), hooks.register_module_forward_hook(leave)]
     try:
-        worst = difference(whole, small, [example_inputs])
+        worst = difference(whole, small, [inputs])
     except Exception as error:
         names = {id(m): name or type(m).__name__ for name, m in small.named_modules()}
         return _blame(error, names.get(id(stack[-1]), "the network") if stack else "the network")

@@ -235,8 +235,9 @@ def _select(kept: Kept, columns: dict[str, tuple[int, ...]], net: nn.Module) -> 
 
 def _check(net: nn.Module, plan: Plan) -> None:
     known = {c.name for c in (*plan.spaces, *plan.columns)} | plan.sites.keys()
-    if fingerprint(net) != plan.network or not gates(net).keys() <= known:
+    needed = plan.sites.keys() or {c.name for c in (*plan.spaces, *plan.columns) if c.snr is not None}
+    if fingerprint(net) != plan.network or not needed <= gates(net).keys() <= known:
         raise ValueError(
-            "this plan was made for another network (names or shapes of its tensors differ); "
+            "this plan was made for another network (names or shapes of its tensors, or its noise, differ); "
             "call pruning.plan(net, example_inputs) on the network that you want to shrink."
         )

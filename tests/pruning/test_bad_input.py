@@ -1,0 +1,167 @@
+"""Bad input: each error says what was got, what was expected and how to repair it; nothing is lost."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dither import pruning
+from tests.cases import Net, conv
+from tests.pruning.test_cases import drown_half
+
+X = torch.zeros(2, 5)
+
+
+def mlp(hidden: int = 8) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(5, hidden), nn.ReLU(), nn.Linear(hidden, 3))
+
+
+def attached(hidden: int = 8) -> nn.Module:
+    net = pruning.attach(mlp(hidden), X)
+    drown_half(net, 0)
+    return net
+
+
+class FixedView(nn.Module):
+    """The classic: the number of features is written into the forward pass."""
+
+    def __init__(self, sizes: tuple[int, ...] = (-1, 800)) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 50, 5)
+        self.fc, self.sizes = nn.Linear(800, 10), sizes
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.conv(x))
+        h = h.view(*self.sizes)  # the line
+        return self.fc(h)
+
+
+# --- the model -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "model", [nn.Linear(5, 3), nn.Sequential(nn.Linear(5, 3), nn.Softmax(1)), nn.ReLU(), nn.Identity()], ids=str
+)
+def test_a_model_without_prunable_channels(model: nn.Module) -> None:
+    with pytest.raises(ValueError, match="no channel of this model can be removed"):
+        pruning.attach(model, X)
+
+
+def test_the_reasons_are_listed() -> None:
+    with pytest.raises(ValueError, match=r"layer_norm in 1 mixes them"):
+        pruning.attach(nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), nn.Linear(8, 3)), X)
+
+
+@pytest.mark.parametrize("sizes", [(-1, 800), (2, 800)], ids=str)
+def test_a_view_that_fixes_a_width(sizes: tuple[int, ...]) -> None:
+    """The module, the file, the line, the code, and what to write instead."""
+    pattern = r'"conv".*in module "FixedView".*test_bad_input\.py:\d+ `h = h\.view\(\*self\.sizes\).*x\.flatten\(1\)'
+    with pytest.raises(pruning.ShrinkError, match=pattern) as error:
+        pruning.attach(FixedView(sizes), torch.zeros(2, 1, 8, 8))
+    assert 'skip=["conv"]' in str(error.value)
+    line = int(str(error.value).partition("test_bad_input.py:")[2].split()[0])
+    assert "# the line" in Path(__file__).read_text(encoding="utf-8").splitlines()[line - 1]
+
+
+def test_the_advice_of_that_error_works() -> None:
+    with pytest.raises(ValueError, match="no channel of this model can be removed"):
+        pruning.attach(FixedView(), torch.zeros(2, 1, 8, 8), skip=["conv"])
+    deeper = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Conv2d(4, 1, 1), FixedView())
+    assert list(pruning.gates(pruning.attach(deeper, torch.zeros(2, 1, 8, 8), skip=["2.conv"]))) == ["0"]
+
+
+def test_the_one_layer_to_blame_is_found_among_many() -> None:
+    model = nn.Sequential(*[conv(1, 1) for _ in range(2)], *[conv(1, 4), conv(4, 4), conv(4, 1)], FixedView())
+    with pytest.raises(pruning.ShrinkError, match=r'channels of "5\.conv": in module "5"'):
+        pruning.attach(model, torch.zeros(2, 1, 8, 8))
+
+
+def test_code_that_takes_channels_by_a_computed_position() -> None:
+    """No operator shows it: the width of a layer decides in Python."""
+    model = Net(lambda m, x: m.b(F.relu(y := m.a(x)) * y.shape[1]), a=nn.Linear(5, 8), b=nn.Linear(8, 3))
+    with pytest.raises(pruning.ShrinkError, match=r'channels of "a": its output would change'):
+        pruning.attach(model, torch.randn(2, 5))
+
+
+def test_attaching_twice() -> None:
+    with pytest.raises(ValueError, match=r"carries noise already \(0\); attach to the model without it"):
+        pruning.attach(attached(), X)
+
+
+def test_training_noise_on_a_shrunk_network_is_not_attaching_twice() -> None:
+    net = attached()
+    assert pruning.gates(pruning.attach(pruning.shrink(net, pruning.plan(net, X), X), X))
+
+
+# --- arguments -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "inputs",
+    [torch.zeros(2, 7), (torch.zeros(2, 7),), {"input": torch.zeros(2, 7)}],
+    ids=["tensor", "tuple", "dict"],
+)
+def test_example_inputs_of_a_wrong_shape(inputs: Any) -> None:
+    pattern = r'does not run on the example inputs \(shapes \[\(2, 7\)\]\): in "0", .*Give inputs as you give them'
+    with pytest.raises(ValueError, match=pattern):
+        pruning.attach(mlp(), inputs)
+
+
+@pytest.mark.parametrize(
+    "inputs", [(X, X), {"colour": X}, torch.zeros(2, 5, dtype=torch.int64)], ids=["2", "name", "int"]
+)
+def test_example_inputs_of_a_wrong_kind(inputs: Any) -> None:
+    with pytest.raises(ValueError, match="does not run on the example inputs"):
+        pruning.attach(mlp(), inputs)
+
+
+@pytest.mark.parametrize("options", [{"skip": ["fc9"]}, {"features": ["fc9"]}], ids=str)
+def test_names_of_layers_that_are_not_there(options: dict[str, list[str]]) -> None:
+    with pytest.raises(ValueError, match=r'no layer "fc9"; it has 0, 1, 2'):
+        pruning.attach(mlp(), X, **options)
+
+
+def test_features_of_a_layer_that_is_not_linear() -> None:
+    with pytest.raises(ValueError, match=r'features names "1", a ReLU'):
+        pruning.attach(mlp(), X, features=["1"])
+
+
+def test_the_model_survives_every_error() -> None:
+    model = FixedView().train()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(pruning.ShrinkError, match="fixes a size"):
+        pruning.attach(model, torch.zeros(2, 1, 8, 8))
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    assert model.training
+    assert not any(nn.utils.parametrize.is_parametrized(m) for m in model.modules())
+
+
+# --- plans -----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("carry_out", [pruning.masked, lambda net, plan: pruning.shrink(net, plan, X)])
+def test_a_plan_of_another_network(carry_out: Any) -> None:
+    with pytest.raises(ValueError, match=r"plan was made for another network.*call pruning\.plan"):
+        carry_out(attached(), pruning.plan(attached(6), X))
+
+
+def test_a_plan_for_the_model_without_its_noise() -> None:
+    net = attached()
+    plan = pruning.plan(net, X)
+    with pytest.raises(ValueError, match=r"made for another network.*or its noise"):
+        pruning.shrink(mlp(), plan, X)
+
+
+def test_a_plan_of_the_same_model_attached_otherwise() -> None:
+    """Equal tensors, other gates: what the plan says of its columns has no noise here."""
+    with_columns = pruning.attach(mlp(), X, features=True)
+    drown_half(with_columns, 0)
+    with pytest.raises(ValueError, match=r"made for another network.*or its noise"):
+        pruning.shrink(attached(), pruning.plan(with_columns, X), X)
+    with pytest.raises(ValueError, match=r"made for another network.*or its noise"):
+        pruning.shrink(with_columns, pruning.plan(attached(), X), X)
+
+
+def test_untrained_noise_is_told() -> None:
+    with pytest.warns(UserWarning, match=r"Nothing was learned.*Train with loss \+ pruning\.kl"):
+        pruning.plan(pruning.attach(mlp(), X), X)

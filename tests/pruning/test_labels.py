@@ -1,0 +1,201 @@
+"""The label run: classes of channels, what operators do to them, and what is printed."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from dither import pruning
+from dither.pruning.labels._moving import regroup
+from dither.pruning.labels._union import Labels, compress, core
+from tests.cases import CASES, IMAGE, Net, conv, head
+from tests.pruning.test_cases import build
+
+FEW = settings(max_examples=100, deadline=None, derandomize=True)
+PAIRS = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=40)
+SHAPES = st.lists(st.integers(1, 4), min_size=1, max_size=4)
+
+
+# --- union-find ------------------------------------------------------------------------------------------------------
+def classes(size: int, pairs: list[tuple[int, int]]) -> list[int]:
+    """The smallest member of each one's class, by walking; 0 belongs to nobody and unites nothing."""
+    parent = list(range(size))
+
+    def find(i: int) -> int:
+        while parent[i] != i:
+            i = parent[i]
+        return i
+
+    for a, b in pairs:
+        if a and b:
+            low, high = sorted((find(a), find(b)))
+            parent[high] = low
+    return [find(i) for i in range(size)]
+
+
+def labels_after(batches: list[list[tuple[int, int]]]) -> Labels:
+    union = Labels()
+    union.new(20)
+    for pairs in batches:
+        both = torch.tensor(pairs, dtype=torch.int64).view(-1, 2)
+        union.unite(both[:, 0], both[:, 1], "meets a constant")
+    return union
+
+
+@FEW
+@given(st.lists(PAIRS, max_size=4))
+def test_uniting_is_a_plain_union_find(batches: list[list[tuple[int, int]]]) -> None:
+    union = labels_after(batches)
+    assert union.find(torch.arange(21)).tolist() == classes(21, list(chain.from_iterable(batches)))
+
+
+@FEW
+@given(st.lists(PAIRS, max_size=3))
+def test_whatever_meets_label_0_is_pinned_with_its_class(batches: list[list[tuple[int, int]]]) -> None:
+    pairs = list(chain.from_iterable(batches))
+    root = classes(21, pairs)
+    wanted = {root[a or b] for a, b in pairs if (a == 0) != (b == 0)}
+    assert set(labels_after(batches).reasons()) == wanted
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_long_chain_is_one_class(reverse: bool) -> None:
+    union, n = Labels(), 5000
+    union.new(n)
+    order = torch.arange(1, n).flip(0) if reverse else torch.arange(1, n)
+    union.unite(order, order + 1, "")
+    assert union.find(torch.arange(1, n + 1)).unique().tolist() == [1]
+
+
+def test_uniting_broadcasts() -> None:
+    union = Labels()
+    own = union.new(6).view(2, 3)
+    union.unite(own, own[:1], "")
+    assert union.find(own).tolist() == [[1, 2, 3], [1, 2, 3]]
+
+
+def test_the_first_reason_is_told() -> None:
+    union = Labels()
+    own = union.new(3)
+    union.pin(own[1:2], "the first")
+    union.pin(own, "the second")
+    union.unite(own[0], own[1], "")
+    assert union.reasons() == {1: "the first", 3: "the second"}
+
+
+def test_along_unites_the_other_dimensions() -> None:
+    union = Labels()
+    own = union.new(6).view(2, 3)
+    assert union.along(own, 1, "").tolist() == [1, 2, 3]
+    assert union.find(own).tolist() == [[1, 2, 3], [1, 2, 3]]
+
+
+# --- small labels ----------------------------------------------------------------------------------------------------
+@FEW
+@given(SHAPES, st.data())
+def test_core_and_compress_keep_every_value(shape: list[int], data: st.DataObject) -> None:
+    constant = data.draw(st.lists(st.booleans(), min_size=len(shape), max_size=len(shape)))
+    small = torch.arange(torch.Size(shape).numel()).view(shape)
+    for dim, flat in enumerate(constant):
+        small = small.narrow(dim, 0, 1) if flat else small
+    labels = small.expand(shape).clone()
+    assert torch.equal(compress(labels), labels)
+    assert core(compress(labels)).numel() == small.numel()
+    assert torch.equal(core(compress(labels)).expand(shape), labels)
+
+
+@FEW
+@given(st.lists(st.sampled_from([1, 2, 3]), min_size=1, max_size=5), st.data())
+def test_regroup_cuts_both_shapes_into_parts_of_equal_size(sizes: list[int], data: st.DataObject) -> None:
+    """Every dimension once, in order, and no part can be cut further."""
+    after: list[int] = []
+    for size in data.draw(st.permutations(sizes)):
+        merge = after and data.draw(st.booleans())
+        after[-1:] = [after[-1] * size] if merge else [*after[-1:], size]
+    groups = regroup(torch.Size(sizes), torch.Size(after))
+    assert [d for ins, _ in groups for d in ins] == list(range(len([d for ins, _ in groups for d in ins])))
+    for ins, outs in groups:
+        product = torch.Size(sizes[d] for d in ins).numel()
+        assert product == torch.Size(after[d] for d in outs).numel()
+    left = sizes[sum(len(ins) for ins, _ in groups) :], after[sum(len(outs) for _, outs in groups) :]
+    assert all(size == 1 for rest in left for size in rest)
+
+
+# --- what is said ----------------------------------------------------------------------------------------------------
+def test_printing_names_writers_readers_and_reasons() -> None:
+    case = next(c for c in CASES if c.name.startswith("residual block"))
+    lines = {line.split()[0]: line for line in str(pruning.analyse(build(case), case.inputs())).splitlines()}
+    assert lines["stem"].split()[1:] == ["6", "stem", "b", "->", "a", "head.2"]
+    assert lines["a"].split()[1:] == ["8", "a", "->", "b"]
+    assert lines["head.2"].endswith("head.2 -> nobody  [the network returns them]")
+
+
+def test_a_space_names_every_slice_that_goes_with_it() -> None:
+    case = next(c for c in CASES if c.name == "BatchNorm between")
+    space = pruning.analyse(build(case), case.inputs()).spaces[0]
+    names = {"a.weight", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var"}
+    assert set(space.slots) == {(name, 0) for name in names} | {("head.2.weight", 1)}
+    assert all(channel.tolist() == list(range(6)) for channel in space.slots.values())
+
+
+UNKNOWN = {
+    "cdist": lambda y: torch.cdist(y.flatten(2), y.flatten(2)),
+    "fft": lambda y: torch.fft.fft(y, dim=1).real,
+    "tril": lambda y: y.tril(),
+    "grid_sampler": lambda y: F.grid_sample(y, torch.zeros(2, 8, 8, 2, dtype=y.dtype), align_corners=False),
+    "index": lambda y: y[:, torch.tensor([1, 0, 2, 3, 4, 5])],
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_an_unknown_operator_pins_with_its_name_and_its_module(name: str) -> None:
+    class Odd(nn.Module):
+        def forward(self, y: Tensor) -> Tensor:
+            return UNKNOWN[name](y)
+
+    net = Net(lambda m, x: m.odd(m.a(x)), a=conv(3, 6), odd=Odd()).double()
+    space = pruning.analyse(net, torch.randn(IMAGE).double()).spaces[0]
+    assert name in space.reason
+    assert "in odd mixes them" in space.reason
+
+
+def test_only_what_mixes_is_pinned() -> None:
+    net = Net(lambda m, x: m.head(m.b(F.relu(m.a(x)).flip(0)).softmax(1)), a=conv(3, 6), b=conv(6, 4), head=head(4))
+    reasons = {s.name: s.reason for s in pruning.analyse(net, torch.randn(IMAGE)).spaces}
+    assert reasons["a"] is None
+    assert "softmax" in reasons["b"]
+
+
+def test_the_run_changes_nothing() -> None:
+    case = next(c for c in CASES if c.name == "BatchNorm between")
+    net = build(case).train()
+    before = {name: t.clone() for name, t in net.state_dict().items()}
+    pruning.analyse(net, case.inputs())
+    assert all(torch.equal(t, net.state_dict()[name]) for name, t in before.items())
+    assert all(m.training for m in net.modules())
+
+
+def test_modes_come_back_after_an_error() -> None:
+    net = nn.Sequential(nn.Linear(5, 8), nn.Dropout().eval(), nn.Linear(8, 3))
+    with pytest.raises(ValueError, match="does not run on the example inputs"):
+        pruning.analyse(net, torch.zeros(2, 7))
+    assert [m.training for m in net.modules()] == [True, True, False, True]
+    assert not nn.modules.module._global_forward_pre_hooks
+    assert not nn.modules.module._global_forward_hooks
+
+
+def test_columns_are_inputs_and_flattened_channels() -> None:
+    net = nn.Sequential(conv(3, 4), nn.Flatten(), nn.Linear(256, 6), nn.ReLU(), nn.Linear(6, 3))
+    assert pruning.analyse(net, torch.zeros(1, 3, 8, 8)).columns == ("2",)
+    assert pruning.analyse(net[2:], torch.zeros(1, 256)).columns == ("2",)  # a slice keeps its names
+
+
+def test_outputs_in_containers_are_pinned() -> None:
+    net = Net(lambda m, x: {"logits": m.b(y := m.a(x)), "hidden": [y]}, a=nn.Linear(5, 8), b=nn.Linear(8, 3))
+    assert {s.reason for s in pruning.analyse(net, torch.zeros(2, 5)).spaces} == {"the network returns them"}
