@@ -127,19 +127,20 @@ def interval(loc: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Interval:
     slope = pull.abs()
     room = torch.stack([mode - low, high - mode]) / scale
     length = reach(slope, room)
-    a, b = slope * length, length * length / 2
-    i0, i1, i2, i3, i4 = panel_moments(a, b, NUM_MOMENTS - 1)
+    i0, i1, i2, i3, i4 = panel_moments(slope * length, length * length / 2, NUM_MOMENTS - 1)
     mass = length * i0
     total = mass[0] + mass[1]
-    # Per side: the density of ξ, and powers of the distance from the mode.
-    share = length / total
-    square = length * share
-    up, energy = square * i1, share * (a * i1 + b * i2)
-    mean_x, mean_energy = up[1] - up[0], energy[0] + energy[1]
-    mean_square = (square * length * i2).sum(0)
-    variance_energy = (share * (a * a * i2 + 2 * a * b * i3 + b * b * i4)).sum(0) - mean_energy**2
-    product = square * (a * i2 + b * i3)
-    covariance = product[1] - product[0] - mean_x * mean_energy
+    # E x^k for k = 1 … 4; x is negative below the mode.
+    weight = length * length / total
+    first, weight = weight * i1, weight * length
+    second, weight = weight * i2, weight * length
+    third, fourth = weight * i3, weight * length * i4
+    mean_x, mean_square = first[1] - first[0], second[0] + second[1]
+    mean_cube, mean_fourth = third[1] - third[0], fourth[0] + fourth[1]
+    # e = pull x + x²/2, and pull has the sign of x where it is not zero.
+    mean_energy = pull * mean_x + mean_square / 2
+    variance_energy = pull * (pull * mean_square + mean_cube) + mean_fourth / 4 - mean_energy * mean_energy
+    covariance = pull * mean_square + mean_cube / 2 - mean_x * mean_energy
     covariance = torch.where(room.amin(0) > 3, _covariance_inside(room, total), covariance)
     return Interval(scale, mode, pull, room, mass, total, mean_x, mean_square, mean_energy, variance_energy, covariance)
 
