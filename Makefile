@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin
 WORKERS ?= auto
+PIP := $(RUN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
 .PHONY: help demo test lint types docs bench clean
 help:
@@ -40,9 +41,11 @@ $(RUN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.train: pyproject.toml constraints.txt | $(RUN)/python
-	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train]'
+	@echo "installing into $(VENV), a few minutes the first time ..."
+	@$(PIP) -e '.[train]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(RUN)/python
-	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,export,dev]'
+	@echo "installing into $(VENV), a few minutes the first time ..."
+	@$(PIP) -e '.[train,export,dev]'
 	@touch $@ $(VENV)/.train
