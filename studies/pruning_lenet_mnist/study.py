@@ -19,7 +19,7 @@ from rich.console import Console
 
 from dither.training import Fit, Images, Run, load_images
 from studies.pruning_lenet_mnist.collect import collect
-from studies.pruning_lenet_mnist.settings import DATA, RECIPES
+from studies.pruning_lenet_mnist.settings import RECIPES
 
 LOCAL = Path("../shared/data/mnist")  # a copy of the hub's data set, where there is one
 
@@ -63,7 +63,7 @@ def run_one(net: str, seed: int, out: Path, images: dict[str, Images], *, thread
 
 
 def mnist(data: str | None) -> dict[str, Images]:
-    source = data or (str(LOCAL) if LOCAL.is_dir() else DATA)
+    source = data or (str(LOCAL) if LOCAL.is_dir() else "ylecun/mnist")
     return {split: load_images(source, split) for split in ("train", "test")}
 
 

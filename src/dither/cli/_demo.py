@@ -13,7 +13,7 @@ from ._common import Threads, clear_errors, print_report
 def demo(
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Of weights, data order and noise.")] = 0,
-    threads: Threads = None,
+    threads: Threads = 1,  # images of 8x8 pixels: a second thread only waits
 ) -> None:
     """Train a small network on 8x8 digits, prune it, and show what is left. Needs no data and no GPU."""
     with clear_errors():
