@@ -70,7 +70,9 @@ class Bank:
         """θ of this forward pass.
 
         The backward pass sees it too, so that a checkpointed block is computed again with the noise of its forward
-        pass. A layer that is called without its root gets a draw of its own.
+        pass. (So under checkpointing, each forward pass of the root needs its backward pass before the next one: an
+        earlier block would be computed again with the later draw.) A layer that is called without its root gets a draw
+        of its own.
         """
         if self.fixed is not None:
             return self.fixed
