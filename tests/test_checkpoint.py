@@ -381,6 +381,24 @@ def test_shrunk_network_into_a_fresh_original(net: Net, tmp_path: Path) -> None:
     same_bits(dither.load(again, tmp_path / "b.safetensors"), small)
 
 
+def test_twice_shrunk_network_with_selected_columns(tmp_path: Path) -> None:
+    def make() -> nn.Sequential:
+        return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 3))
+
+    x = torch.randn(4, 8)
+    small = make()
+    for features, drop in ((True, slice(0, 4)), (False, slice(5, 8))):
+        noisy = pruning.attach(small, x, features=features)
+        with torch.no_grad():
+            for gate in pruning.gates(noisy).values():
+                gate.loc[drop], gate.log_scale[drop] = -8.0, 3.0
+        small = pruning.shrink(noisy, pruning.plan(noisy, x), x)
+    dither.save(small, tmp_path / "a.safetensors")
+    again = dither.load(make(), tmp_path / "a.safetensors")
+    assert str(again) == str(small)
+    torch.testing.assert_close(again(x), small(x), rtol=0, atol=0)
+
+
 def test_shrunk_file_into_another_width(net: Net, tmp_path: Path) -> None:
     dither.save(shrunk(net), tmp_path / "a.safetensors")
     with pytest.raises(CheckpointError, match="full-size network built as the original was"):

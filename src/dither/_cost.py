@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ._inputs import Inputs, call, tensors, with_batch
+from .pruning._cut import evaluating
 
 BATCH_SIZES = (1, 64)
 
@@ -193,7 +193,7 @@ def _measure(
     if repeats < 1 or warmup < 0 or any(size < 1 for size in batch_sizes):
         raise ValueError(f"need repeats >= 1, warmup >= 0 and batch sizes >= 1: {repeats=}, {warmup=}, {batch_sizes=}")
     seconds: dict[int, list[list[float]]] = {}
-    with _evaluating(nets), torch.no_grad():
+    with evaluating(*nets):
         macs = [_macs(net, with_batch(inputs, 1)) for net in nets]
         for size in batch_sizes:
             batch = with_batch(inputs, size)
@@ -227,19 +227,6 @@ def _forward(net: nn.Module, batch: Inputs) -> Callable[[], None]:
             wait()
 
     return run
-
-
-@contextmanager
-def _evaluating(nets: Sequence[nn.Module]) -> Generator[None]:
-    """eval() inside; outside every module has its own mode again, mixed ones too."""
-    modes = [(module, module.training) for net in nets for module in net.modules()]
-    for net in nets:
-        net.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _table(costs: dict[str, Cost], comparison: Comparison | None = None) -> str:

@@ -114,7 +114,8 @@ def shrink(net: nn.Module, plan: Plan, example_inputs: Inputs) -> nn.Module:
             f"the shrunk network differs from the masked one by {worst:.3g} times the tolerance; nothing was returned. "
             "Leave the layers of the plan out one by one with attach(skip=[...]) to find the one to blame."
         )
-    small.dither_shrunk = {**record, "plan": plan.to_dict()}  # pyright: ignore[reportArgumentType]
+    before = getattr(net, "dither_shrunk", None)  # shrunk once already: both steps rebuild it from the original
+    small.dither_shrunk = {**record, "plan": plan.to_dict(), "before": before}  # pyright: ignore[reportArgumentType]
     return small
 
 
@@ -131,6 +132,8 @@ def apply_shrunk(model: nn.Module, record: Mapping[str, Any]) -> nn.Module:
     Raises:
         ValueError: If the record names a tensor, a layer or an index that the model does not have.
     """
+    if record.get("before"):
+        apply_shrunk(model, record["before"])
     for name, folded in record["scales"].items():
         layer = _submodule(model, name)
         if not isinstance(layer, (FixedScale, nn.Identity)):
