@@ -88,6 +88,17 @@ def test_readme_links_lead_somewhere() -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
+def test_files_named_in_the_documentation_exist() -> None:
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    named = {
+        found
+        for page in pages
+        for found in re.findall(r"\b(?:tests|benchmarks|studies|src)/[\w./]+\w", page.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 10
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
 def test_version_is_the_same_everywhere() -> None:
     import dither
 
