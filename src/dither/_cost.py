@@ -12,8 +12,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ._inputs import Inputs, call, tensors, with_batch
-from .pruning._cut import evaluating
+from ._inputs import Inputs, call, evaluating, tensors, with_batch
 
 BATCH_SIZES = (1, 64)
 

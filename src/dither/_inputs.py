@@ -1,8 +1,12 @@
-"""Example inputs: one tensor, a tuple of positional arguments or a dict of keyword arguments."""
+"""Example inputs, and how a network is run on them.
+
+Inputs are one tensor, a tuple of positional arguments or a dict of keyword arguments.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
@@ -19,6 +23,23 @@ def call(net: nn.Module, inputs: Inputs) -> Any:
     if isinstance(inputs, Mapping):
         return net(**inputs)
     return net(*inputs)
+
+
+@contextmanager
+def evaluating(*nets: nn.Module) -> Generator[None]:
+    """Eval mode, no gradients, attention as its operators instead of one fused kernel; everything comes back after."""
+    modes = {module: module.training for net in nets for module in net.modules()}
+    fused = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        for net in nets:
+            net.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def map_tensors(fn: Callable[[Tensor], Tensor], tree: Any) -> Any:

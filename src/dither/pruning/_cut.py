@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 import traceback
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
-from .._inputs import Inputs, call, tensors, with_batch
+from .._inputs import Inputs, call, evaluating, tensors, with_batch
 from .labels import Slot, Space
 
 Kept = dict[str, dict[int, Tensor]]
@@ -104,20 +104,6 @@ def tell_sizes(module: nn.Module) -> None:
         module.num_embeddings, module.embedding_dim = module.weight.shape
     elif isinstance(module, nn.PReLU):
         module.num_parameters = module.weight.numel()
-
-
-@contextmanager
-def evaluating(*nets: nn.Module) -> Generator[None]:
-    """Eval mode without gradients; every module gets its mode back."""
-    modes = {m: m.training for net in nets for m in net.modules()}
-    try:
-        for net in nets:
-            net.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def difference(whole: nn.Module, small: nn.Module, batches: Sequence[Inputs]) -> float:

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .._inputs import Inputs, call
-from ._cut import evaluating
+from .._inputs import Inputs, call, evaluating, tensors
 from ._gates import find_bank, gates, ungate
 from .labels import analyse
 
@@ -52,7 +51,5 @@ def module_macs(net: nn.Module, example_inputs: Inputs) -> dict[str, float]:
 
 
 def _batch(example_inputs: Inputs) -> int:
-    from .._inputs import tensors
-
     first: Tensor = next((t for t in tensors(example_inputs) if t.ndim), torch.zeros(1))
     return max(first.shape[0], 1)

@@ -20,12 +20,11 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.modules import module as hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..._inputs import Inputs, call, tensors
+from ..._inputs import Inputs, call, evaluating, tensors
 from .._noise import LogNormalNoise
 from ._ledger import Call, Ledger
 from ._spaces import Analysis, spaces
@@ -96,10 +95,9 @@ def analyse(model: nn.Module, example_inputs: Inputs) -> Analysis:
         0                                16  0 -> 2
         2                                 4  2 -> nobody  [the network returns them]
     """
-    modes = {m: m.training for m in model.modules()}
-    run = Run(model.eval())
+    run = Run(model)
     try:
-        with torch.no_grad(), run.watching():
+        with evaluating(model), run.watching():
             out = call(model, example_inputs)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         shapes = [tuple(tensor.shape) for tensor in tensors(example_inputs)]
@@ -107,9 +105,6 @@ def analyse(model: nn.Module, example_inputs: Inputs) -> Analysis:
             f'the network does not run on the example inputs (shapes {shapes}): in "{run.ledger.module}", {error}. '
             "Give inputs as you give them in training: a tensor, a tuple or a dict."
         ) from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     for tensor in tensors(out):
         run.ledger.union.pin(run.ledger.of(tensor).labels, "the network returns them")
     return spaces(run.ledger, model)

@@ -55,7 +55,7 @@ class Analysis:
     columns: tuple[str, ...]
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self.spaces))
+        return "\n".join(map(str, self.spaces)) or "no convolution or linear layer with a plain weight was run"
 
 
 def spaces(run: Ledger, model: nn.Module) -> Analysis:
