@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torch.distributions.kl import register_kl
 
-from dither.distributions._truncated_log_normal import TruncatedLogNormal, as_bounds, home
+from ._truncated_log_normal import TruncatedLogNormal, as_bounds, home
 
 
 class LogUniform(Distribution):

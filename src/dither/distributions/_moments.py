@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dither.distributions._interval import PANELS, Derived, Interval, in_chunks, interval, panel, reach, rule
+from ._interval import PANELS, Derived, Interval, in_chunks, interval, panel, reach, rule
 
 # The forms change where the effective support is this long in z; both are right from 0.5 to 10.
 NARROW = 4.0

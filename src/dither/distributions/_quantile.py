@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dither.distributions._interval import Interval, panel_moments, reach
+from ._interval import Interval, panel_moments, reach
 
 # erfc underflows beyond 37; the expansion of the tail in 1/δ² is good from 10 on.
 FAR_TAIL = 25.0

@@ -10,7 +10,8 @@ from torch.distributions import Distribution, constraints
 from torch.distributions.utils import broadcast_all
 
 from dither.distributions import _interval, _moments, _quantile
-from dither.distributions._interval import Derived, Interval, exact
+
+from ._interval import Derived, Interval, exact
 
 
 class TruncatedLogNormal(Distribution):
