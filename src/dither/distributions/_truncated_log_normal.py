@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torch.distributions.utils import broadcast_all
 
-from dither.distributions import _interval, _moments, _quantile
-
+from . import _interval, _moments, _quantile
 from ._interval import Derived, Interval, exact
 
 
