@@ -160,6 +160,18 @@ def test_skip_leaves_a_layer_without_noise() -> None:
     assert list(pruning.gates(attached(skip=["0"]))) == ["2"]
 
 
+def test_skip_names_a_stream_by_any_of_its_writers() -> None:
+    case = next(c for c in CASES if c.name == "residual block: the stream and the inside")
+    for writer in ("stem", "b"):
+        assert list(pruning.gates(pruning.attach(build(case), case.inputs(), skip=[writer]))) == ["a"]
+
+
+def test_skip_names_a_bare_parameter() -> None:
+    case = next(c for c in CASES if c.name == "functional calls on parameters")
+    with pytest.raises(ValueError, match="no channel of this model can be removed"):
+        pruning.attach(build(case), case.inputs(), skip=["w"])
+
+
 def test_features_of_a_convnet_are_named_after_their_reader() -> None:
     model = nn.Sequential(conv(1, 4), nn.Flatten(), nn.Linear(256, 6), nn.ReLU(), nn.Linear(6, 3))
     x = torch.randn(2, 1, 8, 8)

@@ -34,7 +34,8 @@ def attach(
         model: Any module. It is not changed.
         example_inputs: A tensor, a tuple of positional arguments or a dict of keyword arguments. The network is run on
             them to see which channels belong together; one example is enough, real shapes and dtypes matter.
-        skip: Layers whose output channels get no noise, by module name.
+        skip: Layers whose output channels get no noise, by module name (or the name of a parameter that is used
+            without a layer). Channels that several layers write, a residual stream, are named by any of these.
         features: Noise on single input columns too: True for all linear layers that read network inputs or flattened
             channels (as in the paper's LeNets), or the names of linear layers.
 
@@ -55,13 +56,13 @@ def attach(
         raise ValueError(
             f"the model carries noise already ({', '.join(found)}); attach to the model without it, or go on training."
         )
-    names = dict(model.named_modules())
+    names = {**dict(model.named_modules()), **dict(model.named_parameters())}
     for name in (*skip, *(features if not isinstance(features, bool) else ())):
         if name not in names:
             raise ValueError(f'the model has no layer "{name}"; it has {", ".join(n for n in names if n)}.')
     net = copy.deepcopy(model)
     analysis = analyse(net, example_inputs)
-    chosen = [s for s in analysis.spaces if s.reason is None and s.name.partition("#")[0] not in skip]
+    chosen = [s for s in analysis.spaces if s.reason is None and not s.written_by(skip)]
     columns = column_layers(net, analysis, features)
     if not chosen and not columns:
         raise ValueError(f"no channel of this model can be removed:\n{analysis}")

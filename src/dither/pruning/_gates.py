@@ -189,8 +189,8 @@ def ungate(net: nn.Module, theta: Tensor | None = None) -> nn.Module:
         _restore(module, name, chain.original)
     for module in net.modules():
         for hooks in (module._forward_pre_hooks, module._forward_hooks):  # pyright: ignore[reportPrivateUsage]
-            for key in [k for k, hook in hooks.items() if isinstance(getattr(hook, "__self__", None), Bank)]:
-                del hooks[key]
+            for handle in [h for h, hook in hooks.items() if isinstance(getattr(hook, "__self__", None), Bank)]:
+                del hooks[handle]
     return net
 
 

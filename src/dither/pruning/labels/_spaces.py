@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -36,6 +37,10 @@ class Space:
     reason: str | None = None
     noise: dict[str, Tensor] = field(default_factory=dict, repr=False)
     linear: bool = True
+
+    def written_by(self, layers: Collection[str]) -> bool:
+        """Whether one of ``layers``, modules or parameters by name, writes these channels."""
+        return any(name in layers or name.rpartition(".")[0] in layers for name, _ in self.writers)
 
     def __str__(self) -> str:
         names = [
