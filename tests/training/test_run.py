@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from io import StringIO
@@ -112,9 +113,25 @@ def test_a_complete_run_is_read_and_not_done_again(finished: tuple[Run, str], mo
 
 def test_another_recipe_in_the_same_folder_is_refused(finished: tuple[Run, str]) -> None:
     run, _ = finished
-    for change, name in (({"seed": 3}, "seed = 0"), ({"prune": Fit(epochs=9)}, "prune = Fit")):
+    for change, name in (
+        ({"seed": 3}, "seed = 0"),
+        ({"prune": Fit(epochs=9)}, "prune = Fit"),
+        ({"noise": Noise()}, "noise = "),
+    ):
         with pytest.raises(ValueError, match=f"was made with {name}.*use another folder"):
             Run(run.folder, dataclasses.replace(RECIPE, **change))
+
+
+def test_the_plan_can_be_changed_without_training_again(finished: tuple[Run, str], tmp_path: Path) -> None:
+    run, _ = finished
+    copied = shutil.copytree(run.folder, tmp_path / "copy")
+    shutil.rmtree(copied / "checkpoint" / "finetune")
+    noise = dataclasses.replace(RECIPE.noise, multiple_of=16)
+    rows = len((copied / "history.jsonl").read_text().splitlines())
+    report = Run(copied, dataclasses.replace(RECIPE, noise=noise, finetune=Fit(epochs=0))).prune()
+    assert report.small["widths"]["conv1"] == 16
+    assert dither.load(make_model("digits"), copied / "small.safetensors").conv1.out_channels == 16
+    assert len((copied / "history.jsonl").read_text().splitlines()) == rows
 
 
 def test_a_folder_without_a_recipe_is_no_run(tmp_path: Path) -> None:

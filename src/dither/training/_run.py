@@ -30,10 +30,8 @@ from ._report import Report, make_report
 
 _MONITOR = 10_000  # training images on which epochs are measured where nothing is held out
 
-# What a step depends on. A run folder that was made with other values of these cannot go on.
 _NUMERICS = ("seed", "mixed_precision", "gradient_accumulation_steps", "channels_last")
 _BASE = ("model", "data", "base", "validation", *_NUMERICS)
-_STEPS = {"base": _BASE, "prune": (*_BASE, "prune", "noise"), "finetune": (*_BASE, "prune", "noise", "finetune")}
 
 
 class Run:
@@ -42,7 +40,8 @@ class Run:
     Files: ``recipe.json``, ``history.jsonl`` (a line per epoch), ``checkpoint/`` (training states),
     ``base.safetensors``, ``small.safetensors``, ``plan.json``, ``plan.txt``, ``report.json``, ``report.md``,
     ``widths.png``. Whatever is complete is read, not made again; a stretch of training that was interrupted goes on
-    from its last state, on a CPU bit for bit (with the same number of threads).
+    from its last state, on a CPU bit for bit (with the same number of threads). ``threshold``, ``multiple_of`` and
+    the fine-tuning may be changed after the training under noise: plan and report are then made again.
 
     Args:
         folder: the run folder; made if missing.
@@ -170,8 +169,10 @@ class Run:
             The report, which is also in the folder.
         """
         path = self.folder / "report.json"
-        if path.exists() and (self.folder / "small.safetensors").exists():
-            return Report(json.loads(path.read_text(encoding="utf-8")))
+        if path.exists():
+            report = Report(json.loads(path.read_text(encoding="utf-8")))
+            if report.values["recipe"] == json.loads(self.recipe.to_json()):
+                return report
         noise, example = self.recipe.noise, self.example()
         gated = self.gated()
         plan = pruning.plan(gated, example, threshold=noise.threshold, multiple_of=noise.multiple_of)
@@ -213,19 +214,37 @@ class Run:
         return self._images[split]
 
     def _check_folder(self, path: Path) -> None:
-        """Refuses to go on with steps that were made with other settings."""
+        """Refuses to go on with stretches that were begun with other settings."""
         if not path.exists():
             return
         old = Recipe.read(path)
-        for step, names in _STEPS.items():
-            begun = (self.folder / "checkpoint" / step).exists() or (
-                self.folder / ("base" if step == "base" else "small")
-            ).with_suffix(".safetensors").exists()
-            changed = [name for name in names if getattr(old, name) != getattr(self.recipe, name)]
+        for stretch, depends_on in _STRETCHES.items():
+            begun = (self.folder / "checkpoint" / stretch).exists()
+            begun |= stretch == "base" and (self.folder / "base.safetensors").exists()
+            was, now = depends_on(old), depends_on(self.recipe)
+            changed = [name for name in was if was[name] != now[name]]
             if begun and changed:
-                was, now = getattr(old, changed[0]), getattr(self.recipe, changed[0])
-                what = f"{changed[0]} = {was!r}, the recipe now says {now!r}"
+                name = changed[0]
+                what = f"{name} = {was[name]!r}, the recipe now says {now[name]!r}"
                 raise ValueError(f"{self.folder} was made with {what}; use another folder")
+
+
+def _base_settings(recipe: Recipe) -> dict[str, Any]:
+    return {name: getattr(recipe, name) for name in _BASE}
+
+
+def _prune_settings(recipe: Recipe) -> dict[str, Any]:
+    """All but what only the plan reads: that may change after the training."""
+    noise = dataclasses.replace(recipe.noise, threshold=1.0, multiple_of=1)
+    return {**_base_settings(recipe), "prune": recipe.prune, "noise": noise}
+
+
+def _finetune_settings(recipe: Recipe) -> dict[str, Any]:
+    return {**_base_settings(recipe), "prune": recipe.prune, "noise": recipe.noise, "finetune": recipe.finetune}
+
+
+# What a stretch of training depends on. A run folder that was begun with other values of these cannot go on.
+_STRETCHES = {"base": _base_settings, "prune": _prune_settings, "finetune": _finetune_settings}
 
 
 def _kl_weights(
