@@ -133,14 +133,13 @@ def fill(path: Path, table: str) -> None:
 
 def fill_docstring(path: Path, records: list[dict[str, Any]]) -> None:
     """Writes the measured row into the study's own first lines."""
-    parts: list[str] = []
+    lines: list[str] = []
     for net, title in NAMES.items():
         mine = [record for record in records if record["net"] == net and record["method"] == "sbp"]
         if mine:
-            error, _, macs, _, _, batch64 = cells(net, mine).split(" | ")
-            widths = cells(net, mine).split(" | ")[1]
-            seeds = f"{len(mine)} seed{'s' if len(mine) > 1 else ''}"
-            parts.append(f"{title} {error} % over {seeds}, {widths}, {macs}, CPU {batch64} (batch 64)")
-    ours = "Ours:    " + "\n         ".join(parts) + "    (results.json)\n"
+            error, widths, macs, _, _, batch64 = cells(net, mine).split(" | ")
+            lines.append(f"{title:13} {error} % error, widths {widths}, {macs} fewer MACs, CPU {batch64} (batch 64)")
+    seeds = len({record["seed"] for record in records})
+    ours = "Ours:    " + "\n         ".join([*lines, f"means over {seeds} seeds (results.json)"]) + "\n"
     text = path.read_text(encoding="utf-8")
     path.write_text(re.sub(r"Ours:    .*?\n(?=Run:)", lambda _: ours, text, count=1, flags=re.DOTALL), encoding="utf-8")
