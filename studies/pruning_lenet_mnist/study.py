@@ -5,7 +5,7 @@ Paper:   LeNet-5      0.86 % error, widths 3-18-284-283, 10.49x fewer FLOPs, CPU
 Ours:    not run yet
 Run:     python -m studies.pruning_lenet_mnist --net lenet5 --seed 0 --threads 1     # then --collect
 Differs: images are shifted by up to one pixel while noise is learned and while LeNet-5 is fine-tuned, the original
-         network sees none of it; LeNet-5 is fine-tuned after removal and trained in bfloat16; the KL has a factor per gate.
+         network sees none of it; LeNet-5 is fine-tuned after removal and trained in bfloat16; a KL factor per gate.
          Settings were chosen here, on the last 10,000 training images (choice.md); the paper names none for these nets.
 """
 
