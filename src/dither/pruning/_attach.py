@@ -105,11 +105,12 @@ def _gate(net: nn.Module, spaces: list[Space], columns: list[str]) -> nn.Module:
         factors.setdefault((f"{name}.weight", 1), {})[own] = at
 
     placed: set[str] = set()
+    held_by = holders(net)
     for (name, dim), parts in factors.items():
         index = _merge(list(parts.values()), last).to(tensors[name].device)
         owned = {gate: layers[gate] for gate in parts if gate not in placed}
         placed |= owned.keys()
-        for owner, attribute in holders(net, tensors[name]):
+        for owner, attribute in held_by[id(tensors[name])]:
             weight = GatedWeight(bank, index, dim, tensors[name].ndim, owned)
             parametrize.register_parametrization(owner, attribute, weight, unsafe=True)
             owner.get_submodule("parametrizations").train(owner.training)

@@ -26,14 +26,14 @@ class ShrinkError(ValueError):
     """A network would not be the same after channels are removed; it names what is in the way."""
 
 
-def holders(net: nn.Module, tensor: Tensor) -> list[tuple[nn.Module, str]]:
-    """Every (module, attribute) that holds this very tensor: a tied weight has several."""
-    return [
-        (module, name)
-        for module in net.modules()
-        for name, held in [*module._parameters.items(), *module._buffers.items()]  # pyright: ignore[reportPrivateUsage]
-        if held is tensor
-    ]
+def holders(net: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+    """Every (module, attribute) that holds a tensor, by the tensor's id: a tied weight has several."""
+    found: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in net.modules():
+        for name, held in [*module._parameters.items(), *module._buffers.items()]:  # pyright: ignore[reportPrivateUsage]
+            if held is not None:
+                found.setdefault(id(held), []).append((module, name))
+    return found
 
 
 def keep_slots(spaces: Sequence[tuple[Space, Tensor]]) -> Kept:
@@ -64,6 +64,7 @@ def silence(net: nn.Module, spaces: Sequence[tuple[Space, Tensor]]) -> None:
 def cut(net: nn.Module, kept: Kept) -> nn.Module:
     """Keep only the named slices of the named tensors, in place, and tell the layers their new sizes."""
     named = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    held_by = holders(net)
     touched: list[nn.Module] = []
     for name, dims in kept.items():
         old = named[name]
@@ -76,7 +77,7 @@ def cut(net: nn.Module, kept: Kept) -> nn.Module:
         new = new.clone(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
         if isinstance(old, nn.Parameter):
             new = nn.Parameter(new, requires_grad=old.requires_grad)
-        for module, attribute in holders(net, old):
+        for module, attribute in held_by[id(old)]:
             setattr(module, attribute, new)
             touched.append(module)
     for module in touched:
