@@ -91,6 +91,7 @@ def analyse(model: nn.Module, example_inputs: Inputs) -> Analysis:
         ValueError: If the network does not run on the example inputs.
 
     Example:
+        >>> import torch
         >>> print(analyse(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)), torch.zeros(1, 8)))
         0                                16  0 -> 2
         2                                 4  2 -> nobody  [the network returns them]
