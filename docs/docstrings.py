@@ -7,13 +7,14 @@ import griffe
 
 DIRECTIVE = re.compile(r"^( *)\.\. math::[ \t]*(.*(?:\n(?:\1[ \t]+\S.*|[ \t]*(?=\n\1[ \t]+\S)))*)", re.M)
 ROLE = re.compile(r":math:`([^`]+)`")
+REFERENCE = re.compile(r":(?:func|class|meth|attr|mod):`~?([^`]+)`")
 EXAMPLE = re.compile(r"^( *)Example:$", re.M)
 
 
 def to_markdown(text: str) -> str:
-    """``.. math:: x`` becomes ``$$ x $$``, ``:math:`x``` becomes ``$x$``, ``Example:`` becomes ``Examples:``."""
+    """``.. math:: x`` becomes ``$$ x $$``, ``:math:`x``` becomes ``$x$``, ``Example:`` becomes ``Examples:``; roles become code."""
     text = DIRECTIVE.sub(lambda m: f"{m[1]}$$\n{m[1]}{' '.join(m[2].split())}\n{m[1]}$$\n", text)
-    return EXAMPLE.sub(r"\1Examples:", ROLE.sub(r"$\1$", text))
+    return EXAMPLE.sub(r"\1Examples:", REFERENCE.sub(r"`\1`", ROLE.sub(r"$\1$", text)))
 
 
 class Docstrings(griffe.Extension):
