@@ -12,7 +12,7 @@ EXAMPLE = re.compile(r"^( *)Example:$", re.M)
 
 
 def to_markdown(text: str) -> str:
-    """``.. math:: x`` becomes ``$$ x $$``, ``:math:`x``` becomes ``$x$``, ``Example:`` becomes ``Examples:``; roles become code."""
+    """Formulas between dollars, roles as code, ``Examples:`` for ``Example:``."""
     text = DIRECTIVE.sub(lambda m: f"{m[1]}$$\n{m[1]}{' '.join(m[2].split())}\n{m[1]}$$\n", text)
     return EXAMPLE.sub(r"\1Examples:", REFERENCE.sub(r"`\1`", ROLE.sub(r"$\1$", text)))
 
