@@ -163,6 +163,7 @@ def test_the_kl_is_divided_by_the_number_of_training_images(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_two_processes_decide_the_same_as_one(tmp_path: Path) -> None:
     """Every process gets half of every batch; the averaged gradient is that of the whole batch."""
     fit = Fit(epochs=1, batch_size=32, lr=1e-3)
@@ -181,7 +182,7 @@ def test_two_processes_decide_the_same_as_one(tmp_path: Path) -> None:
         [*command, str(folder), str(tmp_path / "recipe.json")],
         env=environment,
         check=False,
-        timeout=200,
+        timeout=1000,
         capture_output=True,
     )
     assert done.returncode == 0, done.stderr.decode()[-2000:]
