@@ -9,10 +9,10 @@ import json
 import re
 import shutil
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
-import tomllib  # Python 3.11
 import torch
 
 import dither
@@ -20,6 +20,11 @@ from dither._cost import compare
 from dither.training import Recipe, make_model
 from dither.training._report import machine, versions
 from studies.pruning_lenet_mnist.settings import WIDTHS
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 HERE = Path(__file__).parent
 MARKS = ("<!-- study:pruning_lenet_mnist -->", "<!-- /study -->")

@@ -3,7 +3,10 @@
 One file per command. Torch and the rest of dither are imported when a command runs, so ``--help`` is immediate.
 """
 
-import typer
+try:
+    import typer
+except ModuleNotFoundError as error:
+    raise SystemExit(f"the command line needs {error.name}: pip install 'dither[train]'") from error
 
 from ._demo import demo
 from ._evaluate import evaluate
