@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dither._cost import Comparison, compare
-from dither.pruning import Plan
-
+from .._cost import Comparison, compare
+from ..pruning import Plan
 from ._checkpoints import write_text
 from ._evaluate import predict_logits, score
 from ._figure import draw_widths

@@ -16,9 +16,8 @@ from accelerate.utils import set_seed
 from rich.console import Console
 from torch import Tensor, nn
 
-import dither
-from dither import pruning
-
+from .. import pruning
+from .._checkpoint import load, save
 from ._batchnorm import reestimate, train_frozen
 from ._checkpoints import write_text
 from ._data import Images, load_images
@@ -118,11 +117,11 @@ class Run:
         set_seed(self.recipe.seed)
         net = make_model(self.recipe.model)
         if path.exists():
-            return dither.load(net, path).to(self.accelerator.device).eval()
+            return load(net, path).to(self.accelerator.device).eval()
         if self.recipe.base.epochs:
             net = self._engine.fit(net, self.images("train"), self._monitor(), self.recipe.base, "base")
         if self.accelerator.is_main_process:
-            dither.save(net, path, metadata={"model": self.recipe.model, "data": self.recipe.data})
+            save(net, path, metadata={"model": self.recipe.model, "data": self.recipe.data})
         self.accelerator.wait_for_everyone()
         return net.to(self.accelerator.device).eval()
 
@@ -184,7 +183,7 @@ class Run:
             write_text(self.folder / "plan.json", json.dumps(plan.to_dict()))
             write_text(self.folder / "plan.txt", f"{plan}\n")
             metadata = {"model": self.recipe.model, "data": self.recipe.data, "error_pct": report.small["error_pct"]}
-            dither.save(small, self.folder / "small.safetensors", metadata=metadata)
+            save(small, self.folder / "small.safetensors", metadata=metadata)
             report.write(self.folder)
         self.accelerator.wait_for_everyone()
         return report
