@@ -58,6 +58,21 @@ def tensors(tree: Any) -> list[Tensor]:
     return found
 
 
+def varied(inputs: Inputs) -> Any:
+    """``inputs`` with noise in place of constant float tensors; the global generator is not touched.
+
+    Two networks that are compared on ``torch.zeros(1, 8)`` would be told apart by their biases only.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def fill(t: Tensor) -> Tensor:
+        if not t.is_floating_point() or t.numel() < 2 or not bool((t == t.flatten()[0]).all()):
+            return t
+        return torch.randn(t.shape, generator=generator).to(t)
+
+    return map_tensors(fill, inputs)
+
+
 def with_batch(inputs: Inputs, size: int) -> Any:
     """``inputs`` with every tensor repeated (or cut) along dimension 0 to ``size`` rows.
 

@@ -312,3 +312,22 @@ def test_stochastic_layers_stay_stochastic() -> None:
     small = shrunk(nn.Sequential(nn.Linear(5, 8), nn.Dropout(), nn.Linear(8, 3)), x := torch.randn(4, 5)).eval()
     with dither.sampling(small):
         assert not torch.equal(small(x), small(x))
+
+
+def test_zeros_as_example_inputs_do_not_blind_the_verification(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    layers = (nn.Linear(5, 8, bias=False), nn.ReLU(), nn.Linear(8, 3, bias=False))  # 0 at 0, whatever is removed
+    net, x = pruning.attach(nn.Sequential(*layers), torch.zeros(2, 5)), torch.zeros(2, 5)
+    drown_half(net, 0)
+    plan = pruning.plan(net, x)
+    right = pruning._shrink.keep_slots
+
+    def shifted(chosen: Any) -> Any:
+        return {
+            n: {d: (i + 1) % 8 for d, i in dims.items()} if n == "0.weight" else dims
+            for n, dims in right(chosen).items()
+        }
+
+    monkeypatch.setattr(pruning._shrink, "keep_slots", shifted)
+    with pytest.raises(pruning.ShrinkError, match="differs from the masked one"):
+        pruning.shrink(net, plan, x)

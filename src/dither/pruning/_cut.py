@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
-from .._inputs import Inputs, call, evaluating, tensors, with_batch
+from .._inputs import Inputs, call, evaluating, tensors, varied, with_batch
 from .labels import Slot, Space
 
 Kept = dict[str, dict[int, Tensor]]
@@ -134,6 +134,7 @@ def check_sizes(model: nn.Module, spaces: Sequence[Space], example_inputs: Input
     Raises:
         ShrinkError: If a size is written into the code, with the module, the line and what to write instead.
     """
+    example_inputs = varied(example_inputs)
     found = _trial(model, spaces, example_inputs)
     if found is None:
         return

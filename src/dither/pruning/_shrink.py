@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._inputs import Inputs, tensors, with_batch
+from .._inputs import Inputs, tensors, varied, with_batch
 from ._cut import Kept, ShrinkError, cut, difference, keep_slots
 from ._gates import find_bank, gates, ungate
 from ._plain import FixedScale, replace_module, select_columns
@@ -108,7 +108,7 @@ def shrink(net: nn.Module, plan: Plan, example_inputs: Inputs) -> nn.Module:
     record = {"kept": _json(kept), "selects": selects, "scales": folded}
     apply_shrunk(small, record)
     rows = next((len(t) for t in tensors(example_inputs) if t.ndim), 0)
-    worst = difference(whole, small, [example_inputs, with_batch(example_inputs, rows + 1)])
+    worst = difference(whole, small, [example_inputs, with_batch(varied(example_inputs), rows + 1)])
     if not worst <= 1:
         raise ShrinkError(
             f"the shrunk network differs from the masked one by {worst:.3g} times the tolerance; nothing was returned. "
