@@ -13,6 +13,7 @@ from ._evaluate import evaluate as evaluate
 from ._evaluate import predict_logits as predict_logits
 from ._models import DigitsNet as DigitsNet
 from ._models import LeNet5 as LeNet5
+from ._models import LeNet5BatchNorm as LeNet5BatchNorm
 from ._models import LeNet500300 as LeNet500300
 from ._models import make_model as make_model
 from ._models import model_names as model_names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -57,6 +58,40 @@ class LeNet5(nn.Module):
         return self.fc2(F.relu(self.fc1(x.flatten(1))))
 
 
+class LeNet5BatchNorm(nn.Module):
+    """LeNet-5 with BatchNorm before every activation, (B, 1, 28, 28) to logits (B, 10).
+
+    The network of the table of Atanov et al. 2018: BatchNorm after both convolutions and the hidden layer, and
+    dropout after each of the three where it is asked for. BatchNorm has the bias, so the layers before it have none.
+
+    Args:
+        dropout: probability that a value is dropped; 0 leaves dropout out.
+        channels: of the images.
+        classes: K.
+
+    Example:
+        >>> [type(layer).__name__ for layer in LeNet5BatchNorm(dropout=0.5).children()]
+        ['Conv2d', 'BatchNorm2d', 'Conv2d', 'BatchNorm2d', 'Linear', 'BatchNorm1d', 'Linear', 'Dropout']
+    """
+
+    def __init__(self, dropout: float = 0.0, channels: int = 1, classes: int = 10) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 20, 5, bias=False)
+        self.bn1 = nn.BatchNorm2d(20)
+        self.conv2 = nn.Conv2d(20, 50, 5, bias=False)
+        self.bn2 = nn.BatchNorm2d(50)
+        self.fc1 = nn.Linear(800, 500, bias=False)
+        self.bn3 = nn.BatchNorm1d(500)
+        self.fc2 = nn.Linear(500, classes)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        x = self.dropout(F.relu(F.max_pool2d(self.bn1(self.conv1(x)), 2)))
+        x = self.dropout(F.relu(F.max_pool2d(self.bn2(self.conv2(x)), 2)))
+        return self.fc2(self.dropout(F.relu(self.bn3(self.fc1(x.flatten(1))))))
+
+
 class DigitsNet(nn.Module):
     """A small convolutional network for 8x8 images, (B, 1, 8, 8) to logits (B, 10).
 
@@ -80,7 +115,13 @@ class DigitsNet(nn.Module):
         return self.fc2(F.relu(self.fc1(x.flatten(1))))
 
 
-_MODELS: dict[str, Callable[[], nn.Module]] = {"lenet_500_300": LeNet500300, "lenet5": LeNet5, "digits": DigitsNet}
+_MODELS: dict[str, Callable[[], nn.Module]] = {
+    "lenet_500_300": LeNet500300,
+    "lenet5": LeNet5,
+    "lenet5_bn": LeNet5BatchNorm,
+    "lenet5_bn_dropout": partial(LeNet5BatchNorm, dropout=0.5),
+    "digits": DigitsNet,
+}
 
 
 def model_names() -> tuple[str, ...]:
@@ -88,7 +129,7 @@ def model_names() -> tuple[str, ...]:
 
     Example:
         >>> model_names()
-        ('lenet_500_300', 'lenet5', 'digits')
+        ('lenet_500_300', 'lenet5', 'lenet5_bn', 'lenet5_bn_dropout', 'digits')
     """
     return tuple(_MODELS)
 
