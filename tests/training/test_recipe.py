@@ -15,6 +15,7 @@ RECIPE = Recipe(
     noise=Noise(kl_weights={"conv1": 2.0}, features=("fc1",), skip=("conv2",), init_log_scale=-3.0),
     finetune=Fit(epochs=3, weight_decay=1e-4, label_smoothing=0.1),
     mixed_precision="bf16",
+    classes=(3, 0, 8),
 )
 
 
@@ -41,12 +42,23 @@ def test_recipes_survive_json(recipe: Recipe) -> None:
         ({"mixed_precision": "fp8"}, "mixed_precision is 'fp8'"),
         ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps is 0"),
         ({"validation": -1}, "validation is -1"),
+        ({"classes": [1]}, r"classes is \(1,\), expected None or at least two different numbers >= 0"),
+        ({"classes": [1, 1]}, r"classes is \(1, 1\)"),
+        ({"classes": [-1, 1]}, r"classes is \(-1, 1\)"),
+        ({"classes": "01"}, "classes is '01'"),
+        ({"classes": [True, 2]}, r"classes is \(True, 2\)"),
     ],
 )
 def test_settings_that_make_no_sense_are_named(change: dict, message: str) -> None:
     values = json.loads(RECIPE.to_json()) | change
     with pytest.raises(ValueError, match=message):
         Recipe.from_json(json.dumps(values))
+
+
+def test_a_recipe_from_before_there_were_classes_keeps_all() -> None:
+    values = json.loads(RECIPE.to_json())
+    del values["classes"]
+    assert Recipe.from_json(json.dumps(values)) == dataclasses.replace(RECIPE, classes=None)
 
 
 def test_text_that_is_no_json_is_refused() -> None:

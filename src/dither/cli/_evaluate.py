@@ -44,9 +44,11 @@ def evaluate(
             if name is None or source is None:
                 missing = "--model" if name is None else "--data"
                 raise ValueError(f"{path} does not say what {missing[2:]} it belongs to; give {missing}")
-            net = dither.load(make_model(name), path)
+            classes = says.get("classes")
+            net = dither.load(make_model(name, classes and len(classes)), path)
             if source not in loaded:
-                loaded[source] = load_images(source, split)
+                images = load_images(source, split)
+                loaded[source] = images.only(classes) if classes else images
             score = measure(net, loaded[source])
             table.add_row(str(path), source, f"{score.count:,}", f"{score.error_pct:.2f} %", f"{score.nll:.4f}")
         Console().print(table)

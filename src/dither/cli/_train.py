@@ -13,7 +13,11 @@ from ._common import CheckpointSteps, Threads, clear_errors
 def train(
     out: Annotated[Path, typer.Option(help="Run folder.")],
     model: Annotated[
-        str, typer.Option(help="lenet5, lenet_500_300, digits, or package.module:callable for your own.")
+        str,
+        typer.Option(
+            help="lenet5, lenet_500_300, digits; with BatchNorm lenet5_bn, lenet5_bn_dropout, digits_bn; "
+            "or package.module:callable for your own."
+        ),
     ] = "digits",
     data: Annotated[
         Optional[str],  # noqa: UP045 (typer on 3.10)
@@ -27,6 +31,10 @@ def train(
     validation: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(min=0, help="Hold out this many of the last training images and measure epochs on them."),
+    ] = None,
+    classes: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Train on these classes only, as in 0-4 or 0,2,5; the rest is for dither doubt --ood rest."),
     ] = None,
     seed: Annotated[Optional[int], typer.Option(help="Of weights, data order and noise.")] = None,  # noqa: UP045
     mixed_precision: Annotated[Optional[str], typer.Option(help="no, bf16 or fp16.")] = None,  # noqa: UP045
@@ -44,7 +52,13 @@ def train(
         settings = Recipe.read(recipe) if recipe else default_recipe(model)
         fit = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "shift": shift}
         base = dataclasses.replace(settings.base, **{k: v for k, v in fit.items() if v is not None})
-        given = {"data": data, "validation": validation, "seed": seed, "mixed_precision": mixed_precision}
+        given = {
+            "data": data,
+            "validation": validation,
+            "seed": seed,
+            "mixed_precision": mixed_precision,
+            "classes": None if classes is None else _numbers(classes),
+        }
         settings = dataclasses.replace(settings, base=base, **{k: v for k, v in given.items() if v is not None})
         console = Console()
         run = Run(out, settings, console=console, threads=threads, checkpoint_steps=checkpoint_steps)
@@ -56,3 +70,18 @@ def train(
             f"negative log-likelihood {score.nll:.4f}.\nNext: dither prune {out}",
             highlight=False,
         )
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """``0-4`` or ``0,2,5`` or both with commas.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise ValueError(f"--classes {text!r} is no list of classes, expected numbers as in 0-4 or 0,2,5")
+        found += range(int(first), int(last if dash else first) + 1)
+    return tuple(found)

@@ -45,6 +45,43 @@ class Images:
         """
         return self.pixels[rows].float().div_(255)
 
+    def only(self, classes: Sequence[int]) -> Images:
+        """The images of some classes; the first of these becomes class 0, the second class 1, and so on.
+
+        Raises:
+            ValueError: If there is no such class, or one of them has no images.
+
+        Example:
+            >>> some = Images(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.tensor([7, 2, 5]), 10).only((5, 7))
+            >>> some.labels, some.num_classes
+            (tensor([1, 0]), 2)
+        """
+        self._check_classes(classes)
+        number = torch.full((self.num_classes,), -1, device=self.labels.device)
+        number[list(classes)] = torch.arange(len(classes), device=self.labels.device)
+        labels = number[self.labels]
+        rows = labels >= 0
+        counts = torch.bincount(labels[rows], minlength=len(classes)).tolist()
+        if 0 in counts:
+            raise ValueError(f"{self.name} has no image of class {classes[counts.index(0)]}; leave the class out")
+        return replace(self, pixels=self.pixels[rows], labels=labels[rows], num_classes=len(classes))
+
+    def without(self, classes: Sequence[int]) -> Images:
+        """The images of all other classes, with the labels they have.
+
+        Raises:
+            ValueError: If there is no such class, or no image is left.
+        """
+        self._check_classes(classes)
+        rows = ~torch.isin(self.labels, torch.tensor(list(classes), device=self.labels.device))
+        if not bool(rows.any()):
+            raise ValueError(f"{self.name} has no images beside those of the classes {_names(classes)}")
+        return replace(self, pixels=self.pixels[rows], labels=self.labels[rows])
+
+    def _check_classes(self, classes: Sequence[int]) -> None:
+        if unknown := [c for c in classes if not 0 <= c < self.num_classes]:
+            raise ValueError(f"{self.name} has the classes 0 to {self.num_classes - 1}, there is no class {unknown[0]}")
+
     def split_last(self, count: int) -> tuple[Images, Images]:
         """All but the last ``count`` images, and the last ``count``.
 
@@ -56,6 +93,10 @@ class Images:
         cut = len(self) - count
         first = replace(self, pixels=self.pixels[:cut], labels=self.labels[:cut])
         return first, replace(self, pixels=self.pixels[cut:], labels=self.labels[cut:])
+
+
+def _names(classes: Sequence[int]) -> str:
+    return ", ".join(str(c) for c in classes)
 
 
 def load_images(data: str, split: str) -> Images:

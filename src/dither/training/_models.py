@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable
 from functools import partial
 
@@ -115,12 +116,41 @@ class DigitsNet(nn.Module):
         return self.fc2(F.relu(self.fc1(x.flatten(1))))
 
 
-_MODELS: dict[str, Callable[[], nn.Module]] = {
+class DigitsBatchNorm(nn.Module):
+    """The network of :class:`DigitsNet` with BatchNorm before every activation, (B, 1, 8, 8) to logits (B, 10).
+
+    BatchNorm has the bias, so the layers before it have none.
+
+    Example:
+        >>> import torch
+        >>> DigitsBatchNorm(classes=5)(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 5])
+    """
+
+    def __init__(self, channels: int = 1, classes: int = 10) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.conv2 = nn.Conv2d(16, 32, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(32)
+        self.fc1 = nn.Linear(128, 64, bias=False)
+        self.bn3 = nn.BatchNorm1d(64)
+        self.fc2 = nn.Linear(64, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        x = F.relu(F.max_pool2d(self.bn1(self.conv1(x)), 2))
+        x = F.relu(F.max_pool2d(self.bn2(self.conv2(x)), 2))
+        return self.fc2(F.relu(self.bn3(self.fc1(x.flatten(1)))))
+
+
+_MODELS: dict[str, Callable[..., nn.Module]] = {
     "lenet_500_300": LeNet500300,
     "lenet5": LeNet5,
     "lenet5_bn": LeNet5BatchNorm,
     "lenet5_bn_dropout": partial(LeNet5BatchNorm, dropout=0.5),
     "digits": DigitsNet,
+    "digits_bn": DigitsBatchNorm,
 }
 
 
@@ -129,18 +159,20 @@ def model_names() -> tuple[str, ...]:
 
     Example:
         >>> model_names()
-        ('lenet_500_300', 'lenet5', 'lenet5_bn', 'lenet5_bn_dropout', 'digits')
+        ('lenet_500_300', 'lenet5', 'lenet5_bn', 'lenet5_bn_dropout', 'digits', 'digits_bn')
     """
     return tuple(_MODELS)
 
 
-def make_model(name: str) -> nn.Module:
+def make_model(name: str, classes: int | None = None) -> nn.Module:
     """A fresh network by its name here, or by ``package.module:callable`` for one of your own.
 
     Weights are drawn from torch's global generator: seed it before.
 
     Args:
         name: one of :func:`model_names`, or an importable callable without arguments that returns a module.
+        classes: number of outputs. None is the network's own number (10 for those here). A callable of your own gets
+            it if it has an argument of this name; otherwise it must make enough outputs by itself.
 
     Returns:
         The network, on the CPU, in training mode.
@@ -155,7 +187,7 @@ def make_model(name: str) -> nn.Module:
     if ":" not in name:
         if name not in _MODELS:
             raise ValueError(f"unknown model {name!r}, known are {', '.join(_MODELS)} and package.module:callable")
-        return _MODELS[name]()
+        return _MODELS[name](**({} if classes is None else {"classes": classes}))
     module_name, _, attribute = name.partition(":")
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
@@ -163,7 +195,8 @@ def make_model(name: str) -> nn.Module:
         raise ValueError(f"cannot import the model {name!r}: {error}") from error
     if not callable(factory):
         raise ValueError(f"the model {name!r} is {type(factory).__name__}, expected a callable that returns a module")
-    model = factory()
+    takes_classes = classes is not None and "classes" in inspect.signature(factory).parameters
+    model = factory(classes=classes) if takes_classes else factory()
     if not isinstance(model, nn.Module):
         raise ValueError(f"the model {name!r} returned {type(model).__name__}, expected a torch.nn.Module")
     return model

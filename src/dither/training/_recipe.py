@@ -119,6 +119,8 @@ class Recipe:
         gradient_accumulation_steps: steps whose gradients are averaged before the weights change.
         channels_last: memory format of images and convolutions; often twice as fast on a CPU. A network
             whose ``forward`` calls ``view`` on feature maps must leave it off.
+        classes: train and test on these classes of the data only, renumbered from 0 in this order; the others are
+            images that the network cannot know (:meth:`dither.training.Run.images`, "rest"). None: all classes.
     """
 
     model: str
@@ -132,6 +134,7 @@ class Recipe:
     mixed_precision: str = "no"
     gradient_accumulation_steps: int = 1
     channels_last: bool = False
+    classes: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         _require(self.validation >= 0, "validation", self.validation, "a number of images >= 0")
@@ -139,6 +142,8 @@ class Recipe:
         _require(precision in ("no", "bf16", "fp16"), "mixed_precision", precision, "no, bf16 or fp16")
         steps = self.gradient_accumulation_steps
         _require(steps >= 1, "gradient_accumulation_steps", steps, "a number >= 1")
+        known = self.classes is None or _are_classes(self.classes)
+        _require(known, "classes", self.classes, "None or at least two different numbers >= 0")
 
     def to_json(self) -> str:
         """JSON text that :meth:`from_json` reads back to an equal recipe."""
@@ -166,6 +171,12 @@ class Recipe:
     def read(cls, path: str | Path) -> Recipe:
         """Recipe from a JSON file, see :meth:`from_json`."""
         return cls.from_json(Path(path).read_text(encoding="utf-8"))
+
+
+def _are_classes(values: object) -> bool:
+    if not isinstance(values, tuple) or not all(type(value) is int and value >= 0 for value in values):
+        return False
+    return len(set(values)) == len(values) >= 2
 
 
 def _require(true: bool, name: str, got: object, expected: str) -> None:

@@ -30,7 +30,7 @@ from ._report import Report, make_report
 _MONITOR = 10_000  # training images on which epochs are measured where nothing is held out
 
 _NUMERICS = ("seed", "mixed_precision", "gradient_accumulation_steps", "channels_last")
-_BASE = ("model", "data", "base", "validation", *_NUMERICS)
+_BASE = ("model", "data", "classes", "base", "validation", *_NUMERICS)
 
 
 class Run:
@@ -101,11 +101,17 @@ class Run:
         )
 
     def images(self, split: str) -> Images:
-        """The images of "train" (without the held-out part), "validation" (that part) or "test".
+        """The images of "train" (without the held-out part), "validation" (that part), "test" or "rest".
+
+        "rest" are the test images of the classes that the recipe leaves out: what the network cannot know.
 
         Raises:
-            ValueError: If more images are held out than there are.
+            ValueError: If more images are held out than there are, or "rest" is asked for and no class is left out.
         """
+        if split == "rest":
+            if self.recipe.classes is None:
+                raise ValueError('no class is left out, so there is no "rest": set classes in the recipe')
+            return dataclasses.replace(self._all("test").without(self.recipe.classes), name="rest")
         if split in ("train", "validation"):
             train, held_out = self._split("train").split_last(self.recipe.validation)
             return train if split == "train" else dataclasses.replace(held_out, name="validation")
@@ -115,13 +121,13 @@ class Run:
         """The trained original network, on the device of the run, in eval mode."""
         path = self.folder / "base.safetensors"
         set_seed(self.recipe.seed)
-        net = make_model(self.recipe.model)
+        net = make_model(self.recipe.model, self._num_classes)
         if path.exists():
             return load(net, path).to(self.accelerator.device).eval()
         if self.recipe.base.epochs:
             net = self._engine.fit(net, self.images("train"), self._monitor(), self.recipe.base, "base")
         if self.accelerator.is_main_process:
-            save(net, path, metadata={"model": self.recipe.model, "data": self.recipe.data})
+            save(net, path, metadata=self._origin())
         self.accelerator.wait_for_everyone()
         return net.to(self.accelerator.device).eval()
 
@@ -170,7 +176,8 @@ class Run:
         path = self.folder / "report.json"
         if path.exists():
             report = Report(json.loads(path.read_text(encoding="utf-8")))
-            if report.values["recipe"] == json.loads(self.recipe.to_json()):
+            # Through Recipe: a report of an older version lacks the settings that are newer than it.
+            if Recipe.from_json(json.dumps(report.values["recipe"])) == self.recipe:
                 return report
         noise, example = self.recipe.noise, self.example()
         gated = self.gated()
@@ -182,7 +189,7 @@ class Run:
         if self.accelerator.is_main_process:
             write_text(self.folder / "plan.json", json.dumps(plan.to_dict()))
             write_text(self.folder / "plan.txt", f"{plan}\n")
-            metadata = {"model": self.recipe.model, "data": self.recipe.data, "error_pct": report.small["error_pct"]}
+            metadata = {**self._origin(), "error_pct": report.small["error_pct"]}
             save(small, self.folder / "small.safetensors", metadata=metadata)
             report.write(self.folder)
         self.accelerator.wait_for_everyone()
@@ -207,7 +214,20 @@ class Run:
         train = self._split("train")
         return dataclasses.replace(train.split_last(min(_MONITOR, len(train) - 1))[1], name="train")
 
+    @property
+    def _num_classes(self) -> int | None:
+        return None if self.recipe.classes is None else len(self.recipe.classes)
+
+    def _origin(self) -> dict[str, Any]:
+        """What a saved network says about itself; :func:`dither.training.make_model` needs the first and the last."""
+        values = {"model": self.recipe.model, "data": self.recipe.data}
+        return values if self.recipe.classes is None else {**values, "classes": self.recipe.classes}
+
     def _split(self, split: str) -> Images:
+        images = self._all(split)
+        return images if self.recipe.classes is None else images.only(self.recipe.classes)
+
+    def _all(self, split: str) -> Images:
         if split not in self._images:
             self._images[split] = load_images(self.recipe.data, split)
         return self._images[split]
