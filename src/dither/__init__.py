@@ -4,7 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import batchnorm as batchnorm
     from . import distributions as distributions
+    from . import figures as figures
+    from . import metrics as metrics
     from . import pruning as pruning
     from . import training as training
     from ._checkpoint import CheckpointError as CheckpointError
@@ -16,15 +19,19 @@ if TYPE_CHECKING:
     from ._cost import cost as cost
     from ._sampling import Stochastic as Stochastic
     from ._sampling import sampling as sampling
+    from .prediction import Ensemble as Ensemble
+    from .prediction import Prediction as Prediction
+    from .prediction import predict as predict
 
 __version__ = "0.1.0"
 
 # Where each name lives. It is imported when it is first used: `dither --help` does not wait for torch.
 _HOMES = {
-    **dict.fromkeys(("distributions", "pruning", "training"), ""),
+    **dict.fromkeys(("batchnorm", "distributions", "figures", "metrics", "pruning", "training"), ""),
     **dict.fromkeys(("CheckpointError", "load", "save"), "._checkpoint"),
     **dict.fromkeys(("Comparison", "Cost", "compare", "cost"), "._cost"),
     **dict.fromkeys(("Stochastic", "sampling"), "._sampling"),
+    **dict.fromkeys(("Ensemble", "Prediction", "predict"), ".prediction"),
 }
 
 

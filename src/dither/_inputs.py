@@ -5,6 +5,7 @@ Inputs are one tensor, a tuple of positional arguments or a dict of keyword argu
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -14,6 +15,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 Inputs: TypeAlias = Tensor | Sequence[Any] | Mapping[str, Any]
+
+# What data sets call the one input and the target of a classifier, most usual first.
+_INPUT_NAMES = ("image", "images", "img", "pixel_values", "x", "input", "inputs", "data")
+_TARGET_NAMES = ("label", "labels", "target", "targets", "y")
 
 
 def call(net: nn.Module, inputs: Inputs) -> Any:
@@ -87,3 +92,51 @@ def with_batch(inputs: Inputs, size: int) -> Any:
         return t[torch.arange(size, device=t.device) % rows]
 
     return map_tensors(resize, inputs)
+
+
+def split_batch(net: nn.Module, batch: Any) -> tuple[Inputs, Tensor | None]:
+    """What a loader yields, as the inputs of ``net`` and the target, if there is one.
+
+    A tensor is the input. Of a tuple or list, the first element is the input and the second the target. Of a mapping,
+    the entries that are named like parameters of ``net.forward`` are keyword arguments, or, if there is none, one entry
+    with a usual name ("image", "x", ...) is the input; the target is called "label", "target" or "y".
+
+    Raises:
+        ValueError: If no input can be told from the batch.
+    """
+    if isinstance(batch, Tensor):
+        return batch, None
+    if isinstance(batch, Mapping):
+        return _split_mapping(net, batch)
+    if isinstance(batch, Sequence) and not isinstance(batch, str) and len(batch):
+        target = batch[1] if len(batch) > 1 and isinstance(batch[1], Tensor) else None
+        if isinstance(batch[0], (Tensor, Mapping)):
+            return batch[0], target
+        if isinstance(batch[0], Sequence) and tensors(batch[0]):
+            return batch[0], target
+    raise ValueError(
+        f"the loader yields {_described(batch)}; expected a tensor, a tuple whose first element is the input, "
+        "or a dict with the inputs by name"
+    )
+
+
+def _split_mapping(net: nn.Module, batch: Mapping[str, Any]) -> tuple[Inputs, Tensor | None]:
+    found = next((batch[name] for name in _TARGET_NAMES if name in batch), None)
+    target = found if isinstance(found, Tensor) else None
+    parameters = inspect.signature(net.forward).parameters
+    named = {k: v for k, v in batch.items() if k in parameters and k not in _TARGET_NAMES}
+    if named:
+        return named, target
+    for name in _INPUT_NAMES:
+        if name in batch and isinstance(batch[name], Tensor):
+            return batch[name], target
+    raise ValueError(
+        f"the loader yields a dict with {', '.join(map(repr, batch))}; expected names of parameters of "
+        f"{type(net).__name__}.forward ({', '.join(parameters)}) or one of {', '.join(_INPUT_NAMES)}"
+    )
+
+
+def _described(batch: Any) -> str:
+    if isinstance(batch, Sequence) and not isinstance(batch, str):
+        return f"a {type(batch).__name__} of {', '.join(type(item).__name__ for item in batch) or 'nothing'}"
+    return f"a {type(batch).__name__}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
 
 
@@ -24,6 +26,48 @@ class Stochastic(nn.Module):
     def draws(self) -> bool:
         """Whether the next forward pass draws."""
         return self.training or self.sampling
+
+
+class Source(ABC):
+    """Draws for several layers of one network at once.
+
+    Left alone, a source draws anew for every forward pass. After `prepare` it holds S samples until `release`, and a
+    pass uses the one that `choose` or `give` named last. A layer with a source has it as its attribute ``source``.
+    """
+
+    @abstractmethod
+    def prepare(self, num_samples: int, generator: torch.Generator | None = None) -> None:
+        """Draw S samples and hold them."""
+
+    @abstractmethod
+    def choose(self, sample: int) -> None:
+        """Let the following passes use this one of the held samples."""
+
+    @abstractmethod
+    def tensors(self) -> list[Tensor]:
+        """The held samples, each tensor (S, ...)."""
+
+    @abstractmethod
+    def give(self, tensors: Sequence[Tensor] | None) -> None:
+        """Let the following passes use these, one sample's part of `tensors`; None goes back to `choose`.
+
+        They may be batched by `torch.func.vmap`.
+        """
+
+    @abstractmethod
+    def release(self) -> None:
+        """Forget the held samples: every pass draws anew."""
+
+    @property
+    def foldable(self) -> bool:
+        """Whether `tensors` and `give` do all that `choose` does, under `torch.func.vmap` too."""
+        return True
+
+
+def sources(net: nn.Module) -> list[Source]:
+    """Every source of a network, each once, in the order of its first layer."""
+    found = {id(source): source for m in net.modules() if isinstance(source := getattr(m, "source", None), Source)}
+    return list(found.values())
 
 
 @contextmanager

@@ -1,0 +1,13 @@
+"""Stochastic Batch Normalization: the law of mini-batch statistics, drawn at test time."""
+
+from ._convert import convert as convert
+from ._convert import revert as revert
+from ._laws import Bank as Bank
+from ._laws import Cached as Cached
+from ._laws import Correlated as Correlated
+from ._laws import Empirical as Empirical
+from ._laws import Factorized as Factorized
+from ._laws import Law as Law
+from ._layer import StochasticBatchNorm as StochasticBatchNorm
+from ._source import set_law as set_law
+from ._statistics import Statistics as Statistics
