@@ -15,7 +15,7 @@ def ece(probs: Tensor, target: Tensor, num_bins: int = 15, adaptive: bool = Fals
 
     Bins have equal widths [0, 1/B), …, [(B-1)/B, 1], or with ``adaptive`` an equal number of examples; see
     `reliability`. Summed in float64: ``torchmetrics.functional.classification.multiclass_calibration_error`` gives the
-    same on small data, but adds confidences in float32, where ten thousand confidences near 1 lose their fourth digit,
+    same on small data, but adds confidences in float32, where ten thousand confidences near 1 cost the fourth digit,
     and counts a confidence of exactly 1 in a bin of its own.
     Sources: Naeini et al. 2015; Nguyen and O'Connor 2015 (equal numbers).
 

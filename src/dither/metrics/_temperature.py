@@ -11,7 +11,8 @@ from torch import Tensor
 from ._checks import classified, probabilities
 from ._classification import log_probs
 
-COLDEST, HOTTEST = 0.05, 20.0  # where the search ends: beyond, probabilities are one-hot or uniform to rounding
+# Where the search ends. 1000 makes a coin of the log-odds of a float32 that underflowed, 87.
+COLDEST, HOTTEST = 0.05, 1000.0
 _STEPS = 60
 
 
@@ -29,7 +30,7 @@ def fit_temperature(probs: Tensor, target: Tensor) -> float:
         target: class numbers, (N,).
 
     Returns:
-        The temperature, between 0.05 and 20. At an end there is no optimum, for example because every held-out answer
+        The temperature, between 0.05 and 1000. At an end there is no optimum, for example because every held-out answer
         was right; a warning says so.
 
     Raises:
@@ -119,6 +120,7 @@ def calibrated_nll(probs: Tensor, target: Tensor, held_out_probs: Tensor, held_o
         >>> round(nll(probs, target), 4), round(calibrated_nll(probs, target, probs, target), 4)
         (0.6547, 0.5623)
     """
+    classified(probs, target)
     if probs.shape[1:] != held_out_probs.shape[1:]:
         got = tuple(probs.shape), tuple(held_out_probs.shape)
         raise ValueError(f"probs has shape {got[0]} and held_out_probs {got[1]}, expected the same classes")
