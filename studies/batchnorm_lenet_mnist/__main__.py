@@ -1,0 +1,3 @@
+from studies.batchnorm_lenet_mnist.study import main
+
+main()

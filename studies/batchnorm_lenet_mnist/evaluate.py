@@ -1,0 +1,192 @@
+"""One method on one network: predictions for all images, kept in a file, and the record made of them."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import dither
+from dither import batchnorm, metrics
+from dither.training import Batches, Fit, Images, predict_logits
+from studies.batchnorm_lenet_mnist.settings import Method, Settings
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The images that every method is asked about.
+
+    Attributes:
+        held_out: training images that no network has seen: for temperatures and choices.
+        inside: test images of the classes that were trained.
+        outside: images of something else.
+    """
+
+    held_out: Images
+    inside: Images
+    outside: Images
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(self.held_out), len(self.inside), len(self.outside)]
+
+    def all(self) -> Images:
+        parts = (self.held_out, self.inside, self.outside)
+        pixels, labels = torch.cat([part.pixels for part in parts]), torch.cat([part.labels for part in parts])
+        return Images(pixels, labels, self.inside.num_classes, "all images")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Probabilities for all questions, (held out, inside, outside) one after the other along N.
+
+    Attributes:
+        groups: means over G equal groups of samples, (G, N, K).
+        mutual_information: nats, (N,).
+        on_target: probability of the right class of the test images by sample, (S, N_inside).
+    """
+
+    groups: Tensor
+    mutual_information: Tensor
+    on_target: Tensor
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.on_target)
+
+    def write(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_suffix(".new")
+        save_file({name: value.contiguous() for name, value in vars(self).items()}, new)
+        new.replace(path)
+
+    @classmethod
+    def read(cls, path: Path) -> Answers:
+        return cls(**load_file(path))
+
+
+def ask(net: nn.Module, questions: Questions, *, num_samples: int, groups: int, seed: int) -> Answers:
+    """The same ``num_samples`` networks for all images; 0 is one pass of the mean network."""
+    images = questions.all()
+    net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if num_samples:
+        generator = torch.Generator().manual_seed(seed)
+        prediction = dither.predict(net, images.float_batch(slice(None)), num_samples, generator=generator)
+        probs, mutual_information = prediction.probs, prediction.mutual_information
+        means = probs.unflatten(0, (groups, -1)).mean(1)
+    else:
+        probs = means = predict_logits(net, images, channels_last=True).softmax(1)[None]
+        mutual_information = torch.zeros(len(images))
+    inside = probs.split(questions.sizes, 1)[1]
+    rows = torch.arange(len(questions.inside))
+    return Answers(means, mutual_information, inside[:, rows, questions.inside.labels])
+
+
+def together(members: list[Answers]) -> Answers:
+    """A deep ensemble, every member with the same weight and its own samples: what `dither.Ensemble` predicts."""
+    groups = torch.stack([member.groups for member in members])
+    mean = groups.mean((0, 1))
+    # H(mean) minus the mean of H over all samples; of each member that is H(member's mean) minus its own.
+    inner = [_entropy(m.groups.mean(0)) - m.mutual_information for m in members]
+    mutual_information = _entropy(mean) - torch.stack(inner).mean(0)
+    return Answers(groups.mean(0), mutual_information, torch.cat([member.on_target for member in members]))
+
+
+def _entropy(probs: Tensor) -> Tensor:
+    return torch.special.entr(probs.double()).sum(-1).to(probs.dtype)
+
+
+def score(answers: Answers, questions: Questions) -> dict[str, Any]:
+    """The numbers of one row, with their Monte-Carlo standard errors."""
+    groups = answers.groups
+    values = table(groups.mean(0), questions)
+    _, inside, outside = answers.mutual_information.split(questions.sizes)
+    if answers.num_samples > 1:
+        values["ood_auroc_mi"] = metrics.auroc(inside, outside)
+    values |= {"num_samples": answers.num_samples, "monte_carlo_se": {}}
+    if len(groups) > 1:
+        # Jackknife: leave out one group of samples after the other. The samples are the same networks for all images.
+        rest = (groups.sum(0) - groups) / (len(groups) - 1)
+        replicates = [table(probs, questions) for probs in rest]
+        factor = (len(groups) - 1) / math.sqrt(len(groups))
+        values["monte_carlo_se"] = {
+            name: factor * torch.tensor([r[name] for r in replicates], dtype=torch.float64).std().item()
+            for name in replicates[0]
+        }
+    return values
+
+
+def table(probs: Tensor, questions: Questions) -> dict[str, float]:
+    """All metrics of mean probabilities, (N, K)."""
+    held_out, inside, outside = probs.split(questions.sizes)
+    return metrics.classification_table(
+        inside, questions.inside.labels, held_out=(held_out, questions.held_out.labels), outside=outside
+    )
+
+
+def curve(answers: Answers, checks: tuple[int, ...]) -> dict[int, float]:
+    """Mean NLL on the test images by number of samples, over all disjoint blocks of that many."""
+    result: dict[int, float] = {}
+    for count in checks:
+        blocks = answers.on_target.double()[: answers.num_samples // count * count].unflatten(0, (-1, count)).mean(1)
+        result[count] = -blocks.clamp_min(torch.finfo(torch.float64).tiny).log().mean().item()
+    return result
+
+
+@dataclass
+class Network:
+    """A trained network and, once it is needed, its stochastic version; fitted once for all laws."""
+
+    base: nn.Module
+    train: Images
+    settings: Settings
+    seed: int
+    fit_batches: int | None = None  # None is one epoch
+    stochastic: nn.Module | None = None
+
+    def under(self, method: Method, held_out: Images) -> nn.Module:
+        """The network as ``method`` samples it."""
+        if method.law is None:
+            return self.base
+        if self.stochastic is None:
+            self.stochastic = batchnorm.convert(self.base)
+            loader, records = self.batches(self.train), self.settings.records
+            batchnorm.fit(self.stochastic, loader, num_batches=self.fit_batches, records=records)
+        size = self.settings.base.batch_size
+        net = batchnorm.rescale(batchnorm.set_law(self.stochastic, method.law()), batch_size=size)
+        if method.tuned:
+            generator = torch.Generator().manual_seed(self.seed)
+            batchnorm.tune(net, list(self.batches(held_out, 500)), generator=generator)
+        return net
+
+    def batches(self, images: Images, batch_size: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """One shuffled epoch in the batches of training."""
+        settings = Fit(epochs=1, batch_size=min(batch_size or self.settings.base.batch_size, len(images)))
+        return Batches(images, settings, self.seed).epoch(0)
+
+
+def noise_batch_size(net: nn.Module) -> float:
+    """Batch size whose noise the statistics have now."""
+    layers = [layer for layer in net.modules() if isinstance(layer, batchnorm.StochasticBatchNorm)]
+    return float(layers[0].statistics.batch_size) if layers else float("nan")
+
+
+def files(out: Path, method: str, seed: int) -> tuple[Path, Path]:
+    """Where the record and the predictions of a method on a network are kept."""
+    name = re.sub(r"\W+", "_", method)
+    return out / "records" / f"{name}-{seed}.json", out / "predictions" / f"{name}-{seed}.safetensors"
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    new.replace(path)

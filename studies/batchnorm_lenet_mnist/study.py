@@ -1,0 +1,118 @@
+"""SBN on LeNet-5 and MNIST: the LeNet-5 rows of the paper's table 1, and what the paper left out.
+
+Paper:   SBN 0.53 % error, NLL 0.025; ensemble of 6 0.40 %, 0.016, with SBN 0.015; dropout 0.42 %, 0.014, with SBN the
+         same (expected.toml)
+Ours:    not measured yet
+Run:     python -m studies.batchnorm_lenet_mnist --net lenet5_bn --seed 0     # each net and seed; then --collect
+Differs: see README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from dither.training import Images, Run, load_images
+from studies.batchnorm_lenet_mnist.collect import collect
+from studies.batchnorm_lenet_mnist.evaluate import (
+    Network,
+    Questions,
+    ask,
+    curve,
+    files,
+    noise_batch_size,
+    score,
+    write_record,
+)
+from studies.batchnorm_lenet_mnist.settings import FOLDERS, FULL, METHODS, SMOKE, Settings
+from studies.pruning_lenet_mnist.study import enlarged_digits, mnist
+
+OUTSIDE = Path("../shared/data/notmnist")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m studies.batchnorm_lenet_mnist", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--net", nargs="+", choices=sorted(FOLDERS), default=sorted(FOLDERS))
+    parser.add_argument("--seed", nargs="+", type=int, help="default: all seeds of the study")
+    parser.add_argument("--method", nargs="+", choices=sorted(METHODS), help="default: all methods")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; results are equal for equal numbers only")
+    parser.add_argument(
+        "--data", help="folder or hub name of MNIST; default: the local copy if there is one, else the hub"
+    )
+    parser.add_argument("--ood", default=str(OUTSIDE), help="folder or hub name of notMNIST (split test, 28x28 grey)")
+    parser.add_argument("--out", type=Path, help="folder of the runs (default: runs/batchnorm_lenet_mnist)")
+    parser.add_argument("--smoke", action="store_true", help="a minute on enlarged digits: does every step work?")
+    parser.add_argument("--collect", action="store_true", help="ensembles, times, tables and figures of what is there")
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(given.threads)
+    settings = SMOKE if given.smoke else FULL
+    out = given.out or Path("runs/smoke" if given.smoke else "runs") / "batchnorm_lenet_mnist"
+    images = enlarged_digits() if given.smoke else mnist(given.data)
+    outside = quarter_turn(images["test"]) if given.smoke else load_images(given.ood, "test")
+    if given.collect:
+        questions = questions_of(images, outside, settings)
+        train, _ = images["train"].split_last(settings.validation)
+        collect(out, Path(__file__).parent if not given.smoke else out, settings, questions, train)
+        return
+    for net in given.net:
+        for seed in given.seed or settings.seeds[net]:
+            run_one(net, seed, out, images, outside, settings, methods=given.method or list(METHODS))
+
+
+def run_one(
+    net: str, seed: int, out: Path, images: dict[str, Images], outside: Images, settings: Settings, methods: list[str]
+) -> None:
+    """Trains one network if it is not there, and asks it; what is complete is not done again."""
+    console = Console()
+    wanted = [name for name in methods if METHODS[name].net == net and seed in (METHODS[name].seeds or (seed,))]
+    network: Network | None = None
+    for name in wanted:
+        if files(out, name, seed)[0].exists():
+            continue
+        if network is None:
+            recipe = settings.recipe(net, seed, images["train"].name.removesuffix(" (train)"))
+            run = Run(out / f"{FOLDERS[net]}-{seed}", recipe, console=console, images=images)
+            network = Network(run.base(), run.images("train"), settings, seed)
+            questions = questions_of(images, outside, settings)
+        record = answer(name, network, questions, out)
+        numbers = f"{record['error_pct']:.2f} %, NLL {record['nll']:.4f}, AUROC {record['ood_auroc']:.3f}"
+        console.print(f"{net}, seed {seed}, {name}: {numbers}", highlight=False)
+
+
+def answer(name: str, network: Network, questions: Questions, out: Path) -> dict[str, Any]:
+    """Asks one method, keeps its predictions beside the record, writes the record last."""
+    method, settings, seed = METHODS[name], network.settings, network.seed
+    net = network.under(method, questions.held_out)
+    count = settings.num_samples if method.sampled else 0
+    answers = ask(net, questions, num_samples=count, groups=settings.groups, seed=seed)
+    path, kept = files(out, name, seed)
+    answers.write(kept)
+    record = {
+        "net": method.net,
+        "data": questions.inside.name.removesuffix(" (test)"),
+        "ood": questions.outside.name.removesuffix(" (test)"),
+        "method": name,
+        "seed": seed,
+        "members": [seed],
+        **score(answers, questions),
+        "noise_batch_size": noise_batch_size(net),
+        "nll_by_samples": curve(answers, settings.checks) if count else {1: curve(answers, (1,))[1]},
+    }
+    write_record(path, record)
+    return record
+
+
+def questions_of(images: dict[str, Images], outside: Images, settings: Settings) -> Questions:
+    return Questions(images["train"].split_last(settings.validation)[1], images["test"], outside)
+
+
+def quarter_turn(images: Images) -> Images:
+    """Images on their side: something else, where there is no second data set."""
+    return dataclasses.replace(images, pixels=images.pixels.rot90(1, (2, 3)), name="turned digits")

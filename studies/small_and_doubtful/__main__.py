@@ -1,0 +1,3 @@
+from studies.small_and_doubtful.study import main
+
+main()

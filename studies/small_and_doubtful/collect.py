@@ -1,0 +1,144 @@
+"""From finished runs to results.json, the table and the study's own first lines. Times are measured here, in turns."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import dither
+from dither._cost import Spread, ratio, time_in_turns
+from dither.training import Images, make_model
+from dither.training._report import machine, versions
+from studies.batchnorm_lenet_mnist.collect import COLUMNS, fill, fill_docstring, monte_carlo, spread
+from studies.batchnorm_lenet_mnist.settings import PLAIN
+from studies.small_and_doubtful.settings import METHODS, Plan, under
+
+HERE = Path(__file__).parent
+MARK = "<!-- study:small_and_doubtful -->"
+SHOWN = ("error %", "NLL", "NLL, calibrated", "ECE %", "AUROC")
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+def collect(out: Path, target: Path, plan: Plan, images: dict[str, Images]) -> None:
+    """Measures the times of every complete run under ``out`` and writes everything that is committed."""
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in (out / "records").glob("*.json")]
+    if not records:
+        raise SystemExit(f"no finished record in {out}; run some seeds first, see --help")
+    order = list(METHODS)
+    records.sort(key=lambda r: (r["seed"], order.index(r["method"])))
+    train, _ = images["train"].split_last(plan.trained.validation)
+    times = {seed: measure(out / str(seed), seed, plan, train) for seed in sorted({r["seed"] for r in records})}
+    for record in records:
+        record |= times[record["seed"]][record["method"]]
+    results = {"machine": machine(), "versions": versions(), "records": records}
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    keep_best(out, records, target / "artifacts")
+    table = make_table(records, plan, results["machine"], results["versions"])
+    print(table)
+    if target == HERE:
+        fill(HERE / "README.md", table, MARK)
+        fill(HERE.parents[1] / "README.md", table, MARK)
+        fill_docstring(HERE / "study.py", docstring_lines(records))
+
+
+def measure(folder: Path, seed: int, plan: Plan, train: Images) -> dict[str, dict[str, Any]]:
+    """Milliseconds of every method for one batch, and their ratio to one pass of the dense network.
+
+    Every method runs in both memory formats; each gets the one that is faster for it, the dense network too.
+    """
+    x = train.float_batch(slice(plan.batch_size))
+    runs: dict[tuple[str, str], Callable[[], object]] = {}
+    for name, method in METHODS.items():
+        for layout, memory_format in FORMATS.items():
+            file = folder / ("small.safetensors" if method.pruned else "base.safetensors")
+            net = dither.load(make_model(PLAIN), file).eval()
+            net = under(net, method, train, plan, seed, num_batches=64)
+            net.to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
+            runs[name, layout] = sampled(net, x, plan.num_samples) if method.sampled else one_pass(net, x)
+    seconds = dict(zip(runs, time_in_turns(list(runs.values()), plan.repeats, warmup=5), strict=True))
+    fastest = {
+        name: min((seconds[name, layout] for layout in FORMATS), key=lambda values: Spread.of(values).median)
+        for name in METHODS
+    }
+    result: dict[str, dict[str, Any]] = {}
+    for name in METHODS:
+        relative = ratio(fastest[name], fastest["dense"])
+        result[name] = {
+            f"latency_ms_b{plan.batch_size}": Spread.of(fastest[name]).median * 1e3,
+            "time_of_dense_passes": relative.median,
+            "time_of_dense_passes_quartiles": [relative.lower, relative.upper],
+            "latency_ms_by_format": {f: Spread.of(seconds[name, f]).median * 1e3 for f in FORMATS},
+        }
+    return result
+
+
+def one_pass(net: nn.Module, x: torch.Tensor) -> Callable[[], object]:
+    def run() -> object:
+        with torch.no_grad():
+            return net(x).softmax(1)
+
+    return run
+
+
+def sampled(net: nn.Module, x: torch.Tensor, num_samples: int) -> Callable[[], object]:
+    return lambda: dither.predict(net, x, num_samples).mean
+
+
+def keep_best(out: Path, records: list[dict[str, Any]], target: Path) -> None:
+    """The pruned network with the fewest wrong answers; its plan beside it."""
+    target.mkdir(exist_ok=True)
+    pruned = [record for record in records if record["method"] == "pruned"]
+    best = min(pruned, key=lambda record: (record["error_pct"], record["macs"]))
+    for name in ("small.safetensors", "plan.txt"):
+        shutil.copyfile(out / str(best["seed"]) / name, target / name)
+
+
+def make_table(records: list[dict[str, Any]], plan: Plan, machine: dict[str, Any], versions: dict[str, str]) -> str:
+    """Means and standard deviations over seeds."""
+    size = plan.batch_size
+    lines = [
+        f"| network | samples | {' | '.join(SHOWN)} | widths | MACs | ms, batch {size} | of one dense pass |",
+        f"|---|---|{'---|' * len(SHOWN)}---|---|---|---|",
+    ]
+    for name, method in METHODS.items():
+        mine = [record for record in records if record["method"] == name]
+        if mine:
+            cells = " | ".join(spread(mine, *COLUMNS[title]) for title in SHOWN)
+            lines.append(
+                f"| {method.title} | {mine[0]['num_samples']} | {cells} | {widths(mine)} | "
+                f"{spread(mine, 'macs_ratio', 1, 1)}x | {spread(mine, f'latency_ms_b{size}', 1, 2)} | "
+                f"{spread(mine, 'time_of_dense_passes', 1, 2)}x |"
+            )
+    seeds = len({record["seed"] for record in records})
+    lines += [
+        "",
+        f"Mean ± standard deviation over {seeds} seeds. MACs: of one pass, dense divided by pruned. AUROC: notMNIST "
+        f"against MNIST by the entropy of the mean. {monte_carlo(records)} Times: all samples of a batch of {size}, "
+        f"{machine['cpu']}, {machine['threads']} thread, torch {versions['torch']}, medians of {plan.repeats} runs in "
+        "turns, each network in the memory format that is faster for it.",
+    ]
+    return "\n".join(lines)
+
+
+def widths(records: list[dict[str, Any]]) -> str:
+    """Mean widths in the order of the layers: first and second convolution, features, hidden layer."""
+    columns = [[record["widths"][name] for record in records] for name in ("conv1", "conv2", "fc1[in]", "fc1")]
+    return "-".join(f"{sum(column) / len(column):.0f}" for column in columns)
+
+
+def docstring_lines(records: list[dict[str, Any]]) -> list[str]:
+    lines: list[str] = []
+    for name, method in METHODS.items():
+        mine = [record for record in records if record["method"] == name]
+        if mine:
+            error, nll, auroc = (spread(mine, *COLUMNS[c]) for c in ("error %", "NLL", "AUROC"))
+            time = spread(mine, "time_of_dense_passes", 1, 2)
+            lines.append(f"{method.title}: {error} % error, NLL {nll}, AUROC {auroc}, time {time} of a dense pass")
+    return [*lines, f"{records[0]['data']}, means over seeds (results.json)"]
