@@ -58,9 +58,9 @@ def fit(
 
     Args:
         net: What `convert` returned, trained.
-        loader: Batches of training data, shuffled and augmented as in training, and **of the batch size of training**:
-            the noise is that of this size (`rescale` changes it afterwards). Batches are tensors, tuples that begin with
-            the input, or dicts. A smaller last batch is left out.
+        loader: Batches of training data, shuffled and augmented as in training, and **of the batch size of
+            training**: the noise is that of this size (`rescale` changes it afterwards). Batches are tensors, tuples
+            that begin with the input, or dicts. A smaller last batch is left out.
         law: What to draw from, see `Law`; None keeps the law of ``net``, at first `Factorized`.
         num_batches: How many batches to look at, in each process; None is the whole loader. The standard deviations
             are known to about :math:`1/\sqrt{2n}`: 5 % from 200 batches.
@@ -149,8 +149,8 @@ def _checked_moments(observed: Observed) -> Moments:
     if observed.moments.count < 2:
         smaller = f" (and one of {observed.left_out}, which was left out)" if observed.left_out else ""
         raise ValueError(
-            f"the loader yields one batch of {observed.batch_size} examples{smaller}; a law of batch statistics needs 2 "
-            "batches at least, and hundreds to be exact"
+            f"the loader yields one batch of {observed.batch_size} examples{smaller}; a law of batch statistics needs "
+            "2 batches at least, and hundreds to be exact"
         )
     return observed.moments
 
@@ -193,7 +193,7 @@ def _warn(layers: tuple[LayerFit, ...], unused: tuple[str, ...]) -> None:
     """Tell about channels and layers from which no noise will come."""
     if dead := [f"{layer.dead} of {layer.num_features} in {layer.name!r}" for layer in layers if layer.dead]:
         warnings.warn(
-            f"dead channels, whose variance in some batch is below ε²: {', '.join(dead)}. Their variance gets no noise.",
+            f"dead channels, with a variance below ε² in some batch: {', '.join(dead)}. Their variance gets no noise.",
             stacklevel=3,
         )
     if unused:

@@ -80,9 +80,9 @@ class EqualBatches:
             if self.left_out or rows > self.size:
                 odd = f"{self.left_out} and then {rows}" if self.left_out else f"{rows}"
                 raise ValueError(
-                    f"the batches have different sizes: {self.size} examples at first, {odd} in batch {number}. The law "
-                    "of batch statistics belongs to one size (a smaller last batch is left out): use a DataLoader with "
-                    "a fixed batch_size"
+                    f"the batches have different sizes: {self.size} examples at first, {odd} in batch {number}. "
+                    "The law of batch statistics is that of one size (a smaller last batch is left out): "
+                    "use a DataLoader with a fixed batch_size"
                 )
             if rows < self.size:
                 self.left_out = rows

@@ -88,12 +88,18 @@ def dead_channels(moments: Moments) -> Tensor:
 
 
 def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of every channel, in float64; in float32 where the device has nothing better."""
-    wide = x.float() if x.device.type == "mps" else x.double()
-    var, mean = torch.var_mean(wide, [0, *range(2, x.ndim)], correction=0)
-    if x.device.type == "mps":
-        return mean.cpu().double(), var.cpu().double()
-    return mean, var
+    """Mean and biased variance of every channel in two passes, in float64.
+
+    Where the device has no float64, the passes are in float32 and the second corrects the mean of the first.
+    """
+    dims = [0, *range(2, x.ndim)]
+    narrow = x.device.type == "mps"
+    wide = x.float() if narrow else x.double()
+    center = wide.mean(dims, keepdim=True)
+    deviation = wide - center
+    found = center.flatten(), deviation.mean(dims), deviation.square().mean(dims)
+    mean, rest, square = (t.cpu().double() for t in found) if narrow else found
+    return mean + rest, square - rest.square()
 
 
 def picture_columns(places: Sequence[Place]) -> list[int]:
@@ -150,8 +156,10 @@ class Observer:
         vector = self._vector(entries)
         if not bool(torch.isfinite(vector).all()):
             bad = next(p.layer for p, m, v in entries if not bool(torch.isfinite(m + v).all()))
-            raise ValueError(f"batch {number}: the input of {bad!r} holds NaN or infinity, but the inputs of the network "
-                             "do not: are its weights finite?")  # fmt: skip
+            raise ValueError(
+                f"batch {number}: the input of {bad!r} holds NaN or infinity, but that of the network does not; "
+                "are its weights finite?"
+            )
         seen.places = places
         seen.moments = seen.moments.merge(Moments.of(vector)) if seen.moments else Moments.of(vector)
         half = len(vector) // 2
