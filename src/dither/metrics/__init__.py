@@ -20,6 +20,9 @@ from ._outside import auroc as auroc
 from ._outside import ecdf as ecdf
 from ._outside import fpr95 as fpr95
 
+# samples
+from ._samples import nll_by_samples as nll_by_samples
+
 # leaving the uncertain to somebody else
 from ._selective import aurc as aurc
 from ._selective import risk_coverage as risk_coverage
