@@ -87,13 +87,18 @@ def dead_channels(moments: Moments) -> Tensor:
     return moments.mean.view(4, -1)[3] > 0
 
 
+def has_float64(device: torch.device) -> bool:
+    """Whether a device computes in float64."""
+    return device.type != "mps"
+
+
 def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of every channel in two passes, in float64.
 
     Where the device has no float64, the passes are in float32 and the second corrects the mean of the first.
     """
     dims = [0, *range(2, x.ndim)]
-    narrow = x.device.type == "mps"
+    narrow = not has_float64(x.device)
     wide = x.float() if narrow else x.double()
     center = wide.mean(dims, keepdim=True)
     deviation = wide - center
