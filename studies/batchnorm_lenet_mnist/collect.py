@@ -65,7 +65,7 @@ def collect(out: Path, target: Path, settings: Settings, questions: Questions, t
     pairs = compare_pairs(answers, records, questions)
     results = {"machine": machine(), "versions": versions(), "records": records, "pairs": pairs}
     (target / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    draw(answers, records, questions, target / "artifacts")
+    draw(answers, records, questions, settings, target / "artifacts")
     table = make_table(records, pairs, results["machine"], results["versions"])
     print(table)
     if target == HERE:

@@ -94,6 +94,7 @@ def answer(name: str, network: Network, questions: Questions, out: Path) -> dict
     answers = ask(net, questions, num_samples=count, groups=settings.groups, seed=seed)
     path, kept = files(out, name, seed)
     answers.write(kept)
+    by_samples = curve(answers, settings.checks if count else (1,))
     record = {
         "net": method.net,
         "data": questions.inside.name.removesuffix(" (test)"),
@@ -103,7 +104,7 @@ def answer(name: str, network: Network, questions: Questions, out: Path) -> dict
         "members": [seed],
         **score(answers, questions),
         "noise_batch_size": noise_batch_size(net),
-        "nll_by_samples": curve(answers, settings.checks) if count else {1: curve(answers, (1,))[1]},
+        "nll_by_samples": {int(n): nll.item() for n, nll in zip(*by_samples[:2], strict=True)},
     }
     write_record(path, record)
     return record
