@@ -60,7 +60,7 @@ def entropy_ecdf(
         axes.set_xlim(0, end if end > 0 else 1)
         axes.set_ylim(0, 102)
         label(axes, x=score)
-    label(left, y="examples up to there, %", title=f"{names[0]}: left is better")
+    label(left, y="examples at or below, %", title=f"{names[0]}: left is better")
     label(right, title=f"{names[1]}: right is better")
     legend(figure, left)
     return figure

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from ..metrics import ece, reliability
-from ._style import by_name, label, legend, new_figure, styled
+from ._style import FONT, REFERENCE, TEXT, by_name, label, legend, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,13 +18,7 @@ _Z = 1.96  # 95 % of a normal law
 _DODGE = 0.35  # percentage points between the error bars of two methods
 
 
-def reliability_diagram(
-    probs: Tensor | Mapping[str, Tensor],
-    target: Tensor,
-    *,
-    num_bins: int = 15,
-    adaptive: bool = False,
-) -> Figure:
+def reliability_diagram(probs: Tensor | Mapping[str, Tensor], target: Tensor, *, num_bins: int = 15) -> Figure:
     """Accuracy against confidence, with 95 % intervals, and how many examples there are of each confidence.
 
     On the dashed diagonal a network is honest; below it, too sure. The bars are Wilson's intervals: of a good network
@@ -33,8 +28,7 @@ def reliability_diagram(
     Args:
         probs: probabilities, (N, K); or several by name of the method.
         target: class numbers, (N,), the same for all.
-        num_bins: number of bins of the confidence.
-        adaptive: bins of equal numbers of examples instead of equal widths.
+        num_bins: number of bins of the confidence, of equal widths.
 
     Returns:
         A matplotlib figure; `save` writes it.
@@ -50,24 +44,29 @@ def reliability_diagram(
     """
     methods = by_name(probs)
     figure, (main, below) = new_figure(5.2, rows=2, heights=(3, 1))
-    main.plot([0, 100], [0, 100], color="#8a9499", linestyle=(0, (3, 3)), linewidth=1.2, zorder=1)
-    count, lowest = len(target), 100.0
+    main.plot([0, 100], [0, 100], color=REFERENCE, linestyle=(0, (3, 3)), linewidth=1.2, zorder=1)
+    count, lowest, smallest = len(target), 100.0, 10.0
     for i, (name, of_method, style) in enumerate(styled(methods)):
-        x, right, share = reliability(of_method, target, num_bins, adaptive)
+        x, right, share = reliability(of_method, target, num_bins)
         low, high = _wilson(right, share * count)
-        error = 100 * ece(of_method, target, num_bins, adaptive)
+        error = 100 * ece(of_method, target, num_bins)
         at = (100 * x + _DODGE * (i - (len(methods) - 1) / 2)).tolist()
         main.vlines(at, (100 * low).tolist(), (100 * high).tolist(), color=style["color"], linewidth=1.4, alpha=0.55)
         name = f"{name}: ECE {error:.2g} %" if name else f"ECE {error:.2g} %"
         main.plot(at, (100 * right).tolist(), marker="o", markersize=6, linewidth=1.8, label=name, **style)
         below.plot((100 * x).tolist(), (100 * share).tolist(), marker="o", markersize=4, linewidth=1.6, **style)
-        lowest = min(lowest, 100 * x.min().item())
-    left = 5 * (lowest // 5)
+        lowest, smallest = min(lowest, 100 * x.min().item()), min(smallest, 100 * share.min().item())
+    left = min(5 * (lowest // 5), 90.0)
     main.set_xlim(left, 100 + 0.02 * (100 - left))
     main.set_ylim(0, 102)
     below.set_yscale("log")
-    below.set_ylim(top=150)
-    below.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    powers = [10.0**k for k in range(math.floor(math.log10(smallest)), 3)]
+    below.set_yticks(powers, [f"{value:g}" for value in powers])
+    below.minorticks_off()
+    below.set_ylim(powers[0] * 0.7, 160)
+    for x, y, words in ((0.015, 0.93, "above: not sure enough"), (0.985, 0.06, "below: too sure")):
+        side = "left" if x < 0.5 else "right"
+        main.text(x, y, words, transform=main.transAxes, ha=side, fontsize=FONT - 1, color=TEXT, style="italic")
     label(main, y="accuracy, %")
     label(below, x="confidence, %", y="share, %")
     legend(figure, main)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ._style import REFERENCE, TEXT, label, legend, new_figure, styled
+from ._style import REFERENCE, label, legend, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,11 +50,7 @@ def nll_by_samples(
         axes.plot(x, value.tolist(), marker="o", markersize=5, linewidth=2, label=name, **style)
         ticks |= {int(n) for n in x}
     if single is not None:
-        axes.axhline(single, color=REFERENCE, linestyle=(0, (2, 2)), linewidth=1.6)
-        axes.annotate(
-            "without sampling", (1, single), xycoords=("axes fraction", "data"), xytext=(-2, 4),
-            textcoords="offset points", ha="right", fontsize=11, color=TEXT,
-        )  # fmt: skip
+        axes.axhline(single, color=REFERENCE, linestyle=(0, (2, 2)), linewidth=1.6, label="without sampling")
     axes.set_xscale("log", base=2)
     axes.set_xticks(sorted(ticks), [f"{n}" for n in sorted(ticks)])
     axes.minorticks_off()

@@ -16,6 +16,7 @@ DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1, 2)), (
 TEXT, GRID, REFERENCE = "#333333", "#e3e8ea", "#8a9499"
 FONT = 12.0  # points; 16 pixels high where a figure is 700 wide
 WIDTH = 7.5  # inches
+_LINE, _HANDLE = 78, 8  # letters that the width holds, and what the sample of a line in the legend takes of them
 _DPI = 150
 
 T = TypeVar("T")
@@ -50,7 +51,8 @@ def new_figure(
     for axes in every:
         axes.grid(color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)
-        axes.tick_params(length=0, labelsize=FONT - 1, colors=TEXT)
+        axes.tick_params(length=0, pad=6, labelsize=FONT - 1, colors=TEXT)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         for side, spine in axes.spines.items():
             spine.set_visible(side in ("left", "bottom"))
             spine.set_color(REFERENCE)
@@ -71,7 +73,8 @@ def legend(figure: Figure, axes: Any) -> None:
     """Names of the lines above the axes, where they cover nothing; none for a line without a name."""
     handles, names = axes.get_legend_handles_labels()
     if names:
-        columns = max(1, min(len(names), 70 // (max(len(name) for name in names) + 8)))
+        wide = [len(name) + _HANDLE for name in names]
+        columns = len(names) if sum(wide) <= _LINE else 2 if 2 * max(wide) <= _LINE else 1
         figure.legend(
             handles, names, loc="outside upper left", ncols=columns, frameon=False, fontsize=FONT, labelcolor=TEXT,
             handlelength=2.2, columnspacing=1.4, borderaxespad=0.2,

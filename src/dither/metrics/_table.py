@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ._calibration import ece
 from ._checks import classified
-from ._classification import accuracy, brier, entropy, nll
+from ._classification import brier, entropy, nll
 from ._outside import aupr, auroc, fpr95
 from ._selective import aurc
 from ._temperature import fit_temperature, nll_at
@@ -52,7 +52,8 @@ def classification_table(
     """
     values, labels = classified(probs, target)
     doubt = entropy(probs)
-    table = {"error_pct": 100 * (1 - accuracy(probs, target)), "nll": nll(probs, target)}
+    wrong = values.argmax(1) != labels
+    table = {"error_pct": 100 * wrong.double().mean().item(), "nll": nll(probs, target)}
     if held_out is not None:
         _same_classes("held_out", probs, held_out[0])
         t = fit_temperature(*held_out)
@@ -60,7 +61,7 @@ def classification_table(
     table["brier"] = brier(probs, target)
     table["ece"] = ece(probs, target)
     table["ece_adaptive"] = ece(probs, target, adaptive=True)
-    table["aurc"] = aurc(doubt, values.argmax(1) != labels)
+    table["aurc"] = aurc(doubt, wrong)
     if outside is not None:
         _same_classes("outside", probs, outside)
         doubt_outside = entropy(outside)
