@@ -114,7 +114,7 @@ def test_samples_draws_line_band_and_the_single_network() -> None:
 
 
 @pytest.mark.parametrize("name", ["reliability", "ecdf", "risk", "samples"])
-def test_every_axis_says_its_unit_and_lines_differ_without_colour(name: str) -> None:
+def test_every_axis_says_its_unit_and_lines_differ_without_color(name: str) -> None:
     figure = every_figure()[name]
     outer = figure.axes[-1]
     assert outer.get_xlabel().endswith((", %", ", nats", "samples"))

@@ -50,9 +50,9 @@ def test_a_confidence_of_one_belongs_to_the_last_bin() -> None:
 
 
 def test_a_confidence_on_a_border_belongs_to_the_upper_bin() -> None:
-    probs, target = torch.tensor([[0.75, 0.25], [0.5, 0.5]]), torch.tensor([0, 1])
-    confidence, right, share = metrics.reliability(probs, target, 4)
-    assert (confidence.tolist(), right.tolist(), share.tolist()) == ([0.5, 0.75], [0.0, 1.0], [0.5, 0.5])
+    probs, target = torch.tensor([[0.75, 0.25], [0.625, 0.375]]), torch.tensor([0, 1])
+    confidence, right, share = metrics.reliability(probs, target, 4)  # [.5, .75) and [.75, 1]
+    assert (confidence.tolist(), right.tolist(), share.tolist()) == ([0.625, 0.75], [0.0, 1.0], [0.5, 0.5])
 
 
 def test_the_order_of_the_examples_does_not_matter_although_confidences_are_tied() -> None:

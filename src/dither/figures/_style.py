@@ -1,4 +1,4 @@
-"""What all figures share: colours, axes, a legend, and how a figure becomes a file."""
+"""What all figures share: colors, axes, a legend, and how a figure becomes a file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito 2008: told apart with every kind of colour blindness. The dashes tell lines apart without any colour.
+# Okabe and Ito 2008: told apart with every kind of color blindness. The dashes tell lines apart without any color.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333")
 DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1, 2)), (0, (1, 1)), (0, (8, 3)), "-")
 TEXT, GRID, REFERENCE = "#333333", "#e3e8ea", "#8a9499"
@@ -82,7 +82,7 @@ def legend(figure: Figure, axes: Any) -> None:
 
 
 def styled(methods: Mapping[str, T]) -> Iterator[tuple[str, T, dict[str, Any]]]:
-    """Name, value, and colour and dashes of each method: the same ones in every figure with the same order."""
+    """Name, value, and color and dashes of each method: the same ones in every figure with the same order."""
     for i, (name, value) in enumerate(methods.items()):
         yield name, value, {"color": COLORS[i % len(COLORS)], "linestyle": DASHES[i % len(DASHES)]}
 
