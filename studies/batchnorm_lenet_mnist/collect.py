@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import dither
 from dither import metrics
@@ -22,7 +23,7 @@ from dither.training import Images, make_model
 from dither.training._report import machine, versions
 from studies.batchnorm_lenet_mnist.evaluate import Answers, Network, Questions, files, score, together
 from studies.batchnorm_lenet_mnist.pictures import draw
-from studies.batchnorm_lenet_mnist.settings import ENSEMBLES, FOLDERS, METHODS, TITLES, Settings
+from studies.batchnorm_lenet_mnist.settings import ENSEMBLES, METHODS, TITLES, Settings
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -54,11 +55,11 @@ def collect(out: Path, target: Path, settings: Settings, questions: Questions, t
         members = sorted(r["seed"] for r in records if r["method"] == of)
         if len(members) > 1:
             made = answers[name, 0] = together([answers[of, seed] for seed in members])
-            common = next({k: r[k] for k in ("net", "data", "ood")} for r in records if r["method"] == of)
+            common = next({k: r[k] for k in ("net", "epochs", "data", "ood")} for r in records if r["method"] == of)
             records.append({**common, "method": name, "seed": 0, "members": members, **score(made, questions)})
     order = list(TITLES)
     records.sort(key=lambda r: (order.index(r["method"]), r["seed"]))
-    seconds = measure_seconds(out, settings, questions, train, {r["method"] for r in records})
+    seconds = measure_seconds(out, settings, questions, train, {r["method"]: r["members"] for r in records})
     for record in records:
         record["seconds_per_1000"] = seconds[record["method"]].median
     target.mkdir(parents=True, exist_ok=True)
@@ -75,27 +76,21 @@ def collect(out: Path, target: Path, settings: Settings, questions: Questions, t
 
 
 def measure_seconds(
-    out: Path, settings: Settings, questions: Questions, train: Images, wanted: set[str]
+    out: Path, settings: Settings, questions: Questions, train: Images, wanted: dict[str, list[int]]
 ) -> dict[str, Spread]:
     """Seconds per 1,000 test images of every method, all in turns. What was fitted does not change the time."""
     x = questions.inside.float_batch(slice(settings.timing_images))
-    nets: dict[str, torch.nn.Module] = {}
-    for name, method in METHODS.items():
-        if name in wanted:
-            nets[name] = network(out, method.net, settings.seeds[method.net][0], settings, train).under(
-                method, questions.held_out
-            )
-    for name, of in ENSEMBLES.items():
-        if name in wanted:
-            method = METHODS[of]
-            members = [network(out, method.net, seed, settings, train) for seed in settings.seeds[method.net]]
-            nets[name] = dither.Ensemble([member.under(method, questions.held_out) for member in members])
+    nets: dict[str, nn.Module] = {}
+    for name, seeds in wanted.items():
+        method = METHODS[ENSEMBLES.get(name, name)]
+        members = [network(out, method.net, seed, settings, train).under(method, questions.held_out) for seed in seeds]
+        nets[name] = dither.Ensemble(members) if name in ENSEMBLES else members[0]
     runs = []
     for name, net in nets.items():
         net.to(memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
         sampled = METHODS[ENSEMBLES.get(name, name)].sampled
 
-        def run(net: torch.nn.Module = net, sampled: bool = sampled) -> None:
+        def run(net: nn.Module = net, sampled: bool = sampled) -> None:
             with torch.no_grad():
                 if sampled:
                     dither.predict(net, x, settings.num_samples, generator=torch.Generator().manual_seed(0))
@@ -113,7 +108,7 @@ def measure_seconds(
 
 
 def network(out: Path, net: str, seed: int, settings: Settings, train: Images) -> Network:
-    base = dither.load(make_model(net), out / f"{FOLDERS[net]}-{seed}" / "base.safetensors").eval()
+    base = dither.load(make_model(settings.nets[net].model), out / f"{net}-{seed}" / "base.safetensors").eval()
     return Network(base, train, settings, seed, fit_batches=64)
 
 

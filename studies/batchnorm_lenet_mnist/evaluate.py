@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import dither
 from dither import batchnorm, metrics
 from dither.training import Batches, Fit, Images, predict_logits
-from studies.batchnorm_lenet_mnist.settings import Method, Settings
+from studies.batchnorm_lenet_mnist.settings import BATCH_SIZE, Method, Settings
 
 ROWS = 500  # in one pass: activations stay in the cache's reach
 
@@ -159,8 +159,7 @@ class Network:
             self.stochastic = batchnorm.convert(self.base)
             loader, records = self.batches(self.train), self.settings.records
             batchnorm.fit(self.stochastic, loader, num_batches=self.fit_batches, records=records)
-        size = self.settings.base.batch_size
-        net = batchnorm.rescale(batchnorm.set_law(self.stochastic, method.law()), batch_size=size)
+        net = batchnorm.rescale(batchnorm.set_law(self.stochastic, method.law()), batch_size=BATCH_SIZE)
         if method.tuned:
             generator = torch.Generator().manual_seed(self.seed)
             batchnorm.tune(net, list(self.batches(held_out, 500)), generator=generator)
@@ -168,14 +167,14 @@ class Network:
 
     def batches(self, images: Images, batch_size: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """One shuffled epoch in the batches of training."""
-        settings = Fit(epochs=1, batch_size=min(batch_size or self.settings.base.batch_size, len(images)))
+        settings = Fit(epochs=1, batch_size=min(batch_size or BATCH_SIZE, len(images)))
         return Batches(images, settings, self.seed).epoch(0)
 
 
-def noise_batch_size(net: nn.Module) -> float:
+def noise_batch_size(net: nn.Module) -> float | None:
     """Batch size whose noise the statistics have now."""
     layers = [layer for layer in net.modules() if isinstance(layer, batchnorm.StochasticBatchNorm)]
-    return float(layers[0].statistics.batch_size) if layers else float("nan")
+    return float(layers[0].statistics.batch_size) if layers else None
 
 
 def files(out: Path, method: str, seed: int) -> tuple[Path, Path]:

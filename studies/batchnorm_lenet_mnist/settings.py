@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from dither import batchnorm
 from dither.training import Fit, Recipe
 
-PLAIN, DROPOUT = "lenet5_bn", "lenet5_bn_dropout"
-FOLDERS = {PLAIN: "plain", DROPOUT: "dropout"}  # run folders are plain-0, plain-1, ..., dropout-0, ...
+
+@dataclass(frozen=True)
+class Net:
+    """A kind of network; the run folders are plain-0, plain-1, ...
+
+    Attributes:
+        model: as :func:`dither.training.make_model` takes it.
+        epochs: how long it is trained.
+        seeds: how many there are.
+    """
+
+    model: str
+    epochs: int
+    seeds: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -18,7 +31,7 @@ class Method:
 
     Attributes:
         title: for people.
-        net: name of the network, as :func:`dither.training.make_model` takes it.
+        net: kind of network.
         law: of the batch statistics; None leaves BatchNorm as it is.
         sampled: whether the network is sampled, or run once.
         tuned: whether the batch size of the noise is chosen on held-out images.
@@ -26,7 +39,7 @@ class Method:
     """
 
     title: str
-    net: str = PLAIN
+    net: str = "plain"
     law: Callable[[], batchnorm.Law] | None = None
     sampled: bool = True
     tuned: bool = False
@@ -34,22 +47,26 @@ class Method:
 
 
 FEW = (0, 1, 2)
+JOINT = partial(batchnorm.Empirical, joint=True)
+INDEPENDENT = partial(batchnorm.Empirical, joint=False)
+CORRELATED = partial(batchnorm.Correlated, rank=16, across_layers=True)
 METHODS = {
     "single": Method("single network", sampled=False),
     "sbn": Method("SBN", law=batchnorm.Factorized),
-    "mc batchnorm": Method("MC BatchNorm (joint)", law=lambda: batchnorm.Empirical(joint=True), seeds=FEW),
-    "independent": Method("independent empirical law", law=lambda: batchnorm.Empirical(joint=False), seeds=FEW),
-    "correlated": Method("correlated law", law=lambda: batchnorm.Correlated(rank=16, across_layers=True), seeds=FEW),
     "sbn, tuned": Method("SBN, batch size tuned", law=batchnorm.Factorized, tuned=True, seeds=FEW),
-    "dropout, mean network": Method("dropout net, one pass", DROPOUT, sampled=False),
-    "dropout": Method("dropout, sampled", DROPOUT),
-    "dropout + sbn": Method("dropout + SBN", DROPOUT, law=batchnorm.Factorized),
+    "correlated": Method("correlated law", law=CORRELATED, seeds=FEW),
+    "independent": Method("independent empirical law", law=INDEPENDENT, seeds=FEW),
+    "mc batchnorm": Method("MC BatchNorm (joint empirical law)", law=JOINT, seeds=FEW),
+    "dropout, mean network": Method("dropout net, one pass", "dropout", sampled=False),
+    "dropout": Method("dropout, sampled", "dropout"),
+    "dropout + sbn": Method("dropout + SBN", "dropout", law=batchnorm.Factorized),
+    "single, 50 epochs": Method("single network, 50 epochs", "long", sampled=False),
+    "sbn, 50 epochs": Method("SBN, 50 epochs", "long", law=batchnorm.Factorized),
+    "correlated, 50 epochs": Method("correlated law, 50 epochs", "long", law=CORRELATED),
 }
 ENSEMBLES = {"ensemble": "single", "ensemble + sbn": "sbn"}  # of all networks of the method on the right
-TITLES = {name: method.title for name, method in METHODS.items()} | {
-    "ensemble": "ensemble of {n}",
-    "ensemble + sbn": "ensemble of {n} + SBN",
-}
+ENSEMBLE_TITLES = {"ensemble": "ensemble of {n}", "ensemble + sbn": "ensemble of {n} + SBN"}
+TITLES = {name: method.title for name, method in METHODS.items()} | ENSEMBLE_TITLES
 
 
 @dataclass(frozen=True)
@@ -57,17 +74,19 @@ class Settings:
     """One size of the study.
 
     Attributes:
-        base: training of every network.
-        seeds: which networks there are.
+        nets: kinds of networks.
+        data: for the recipes; the images may come from a local copy.
         validation: held-out training images, for temperatures and choices.
         num_samples: S of the rows that are sampled.
         groups: samples are kept as means over this many groups, for Monte-Carlo errors by the jackknife.
         records: batches whose statistics the empirical laws may draw.
         checks: numbers of samples for the curve.
+        timing_images: images of one measurement of time.
+        timing_repeats: measurements.
     """
 
-    base: Fit
-    seeds: Mapping[str, tuple[int, ...]]
+    nets: dict[str, Net]
+    data: str = "ylecun/mnist"
     validation: int = 5000
     num_samples: int = 50
     groups: int = 10
@@ -76,11 +95,11 @@ class Settings:
     timing_images: int = 1000
     timing_repeats: int = 3
 
-    def recipe(self, net: str, seed: int, data: str) -> Recipe:
+    def recipe(self, net: str, seed: int) -> Recipe:
         return Recipe(
-            model=net,
-            data=data,
-            base=self.base,
+            model=self.nets[net].model,
+            data=self.data,
+            base=Fit(epochs=self.nets[net].epochs, batch_size=BATCH_SIZE, lr=1e-3, decay_from=0.0),
             prune=Fit(epochs=0),
             validation=self.validation,
             seed=seed,
@@ -88,13 +107,21 @@ class Settings:
         )
 
 
+BATCH_SIZE = 16  # the paper's: small, so that the noise of the statistics is worth modelling
 FULL = Settings(
-    base=Fit(epochs=20, batch_size=16, lr=1e-3, decay_from=0.0),
-    seeds={PLAIN: (0, 1, 2, 3, 4, 5), DROPOUT: (0, 1, 2)},
+    {
+        "plain": Net("lenet5_bn", 8, (0, 1, 2, 3, 4, 5)),
+        "dropout": Net("lenet5_bn_dropout", 20, (0, 1, 2)),
+        "long": Net("lenet5_bn", 50, (0, 1, 2)),  # the paper's length
+    }
 )
 SMOKE = Settings(
-    base=Fit(epochs=2, batch_size=16, lr=1e-3, decay_from=0.0),
-    seeds={PLAIN: (0, 1), DROPOUT: (0,)},
+    {
+        "plain": Net("lenet5_bn", 2, (0, 1)),
+        "dropout": Net("lenet5_bn_dropout", 2, (0,)),
+        "long": Net("lenet5_bn", 2, (0,)),
+    },
+    data="digits",
     validation=237,
     num_samples=4,
     groups=2,

@@ -3,7 +3,7 @@
 Paper:   SBN 0.53 % error, NLL 0.025; ensemble of 6 0.40 %, 0.016, with SBN 0.015; dropout 0.42 %, 0.014, with SBN the
          same (expected.toml)
 Ours:    not measured yet
-Run:     python -m studies.batchnorm_lenet_mnist --net lenet5_bn --seed 0     # each net and seed; then --collect
+Run:     python -m studies.batchnorm_lenet_mnist --net plain --seed 0     # each net and seed; then --collect
 Differs: see README.md.
 """
 
@@ -29,7 +29,7 @@ from studies.batchnorm_lenet_mnist.evaluate import (
     score,
     write_record,
 )
-from studies.batchnorm_lenet_mnist.settings import FOLDERS, FULL, METHODS, SMOKE, Settings
+from studies.batchnorm_lenet_mnist.settings import FULL, METHODS, SMOKE, Settings
 from studies.pruning_lenet_mnist.study import enlarged_digits, mnist
 
 OUTSIDE = Path("../shared/data/notmnist")
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m studies.batchnorm_lenet_mnist", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--net", nargs="+", choices=sorted(FOLDERS), default=sorted(FOLDERS))
+    parser.add_argument("--net", nargs="+", choices=sorted(FULL.nets), default=sorted(FULL.nets))
     parser.add_argument("--seed", nargs="+", type=int, help="default: all seeds of the study")
     parser.add_argument("--method", nargs="+", choices=sorted(METHODS), help="default: all methods")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; results are equal for equal numbers only")
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
         collect(out, Path(__file__).parent if not given.smoke else out, settings, questions, train)
         return
     for net in given.net:
-        for seed in given.seed or settings.seeds[net]:
+        for seed in given.seed or settings.nets[net].seeds:
             run_one(net, seed, out, images, outside, settings, methods=given.method or list(METHODS))
 
 
@@ -77,8 +77,7 @@ def run_one(
         if files(out, name, seed)[0].exists():
             continue
         if network is None:
-            recipe = settings.recipe(net, seed, images["train"].name.removesuffix(" (train)"))
-            run = Run(out / f"{FOLDERS[net]}-{seed}", recipe, console=console, images=images)
+            run = Run(out / f"{net}-{seed}", settings.recipe(net, seed), console=console, images=images)
             network = Network(run.base(), run.images("train"), settings, seed)
             questions = questions_of(images, outside, settings)
         record = answer(name, network, questions, out)
@@ -96,9 +95,10 @@ def answer(name: str, network: Network, questions: Questions, out: Path) -> dict
     answers.write(kept)
     by_samples = curve(answers, settings.checks if count else (1,))
     record = {
-        "net": method.net,
-        "data": questions.inside.name.removesuffix(" (test)"),
-        "ood": questions.outside.name.removesuffix(" (test)"),
+        "net": settings.nets[method.net].model,
+        "epochs": settings.nets[method.net].epochs,
+        "data": settings.data,
+        "ood": Path(questions.outside.name.removesuffix(" (test)")).name,
         "method": name,
         "seed": seed,
         "members": [seed],

@@ -16,7 +16,6 @@ from dither._cost import Spread, ratio, time_in_turns
 from dither.training import Images, make_model
 from dither.training._report import machine, versions
 from studies.batchnorm_lenet_mnist.collect import COLUMNS, fill, fill_docstring, monte_carlo, spread
-from studies.batchnorm_lenet_mnist.settings import PLAIN
 from studies.small_and_doubtful.settings import METHODS, Plan, under
 
 HERE = Path(__file__).parent
@@ -58,7 +57,7 @@ def measure(folder: Path, seed: int, plan: Plan, train: Images) -> dict[str, dic
     for name, method in METHODS.items():
         for layout, memory_format in FORMATS.items():
             file = folder / ("small.safetensors" if method.pruned else "base.safetensors")
-            net = dither.load(make_model(PLAIN), file).eval()
+            net = dither.load(make_model(plan.recipe(seed).model), file).eval()
             net = under(net, method, train, plan, seed, num_batches=64)
             net.to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
             runs[name, layout] = sampled(net, x, plan.num_samples) if method.sampled else one_pass(net, x)

@@ -9,8 +9,8 @@ from torch import nn
 
 from dither import batchnorm
 from dither.training import Batches, Fit, Images, Noise, Recipe
+from studies.batchnorm_lenet_mnist.settings import BATCH_SIZE, Settings
 from studies.batchnorm_lenet_mnist.settings import FULL as TRAINED
-from studies.batchnorm_lenet_mnist.settings import PLAIN, Settings
 from studies.batchnorm_lenet_mnist.settings import SMOKE as TRAINED_SHORTLY
 
 
@@ -56,8 +56,8 @@ class Plan:
     batch_size: int = 64  # of the times
     repeats: int = 100
 
-    def recipe(self, seed: int, data: str) -> Recipe:
-        base = self.trained.recipe(PLAIN, seed, data)
+    def recipe(self, seed: int) -> Recipe:
+        base = self.trained.recipe("plain", seed)
         return dataclasses.replace(base, prune=self.prune, noise=self.noise, finetune=self.finetune)
 
 
@@ -93,6 +93,6 @@ def under(
     if not method.sampled:
         return net
     converted = batchnorm.convert(net, layers=method.layers)
-    loader = Batches(train, Fit(epochs=1, batch_size=plan.trained.base.batch_size), seed).epoch(0)
+    loader = Batches(train, Fit(epochs=1, batch_size=BATCH_SIZE), seed).epoch(0)
     batchnorm.fit(converted, loader, num_batches=num_batches)
     return converted

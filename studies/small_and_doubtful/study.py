@@ -17,7 +17,6 @@ from rich.console import Console
 import dither
 from dither.training import Images, Run, load_images, make_model
 from studies.batchnorm_lenet_mnist.evaluate import ask, files, score, write_record
-from studies.batchnorm_lenet_mnist.settings import PLAIN
 from studies.batchnorm_lenet_mnist.study import OUTSIDE, quarter_turn, questions_of
 from studies.pruning_lenet_mnist.study import enlarged_digits, mnist
 from studies.small_and_doubtful.collect import collect
@@ -60,11 +59,11 @@ def run_one(seed: int, out: Path, dense: Path, images: dict[str, Images], outsid
     if trained.exists() and not (folder / "base.safetensors").exists():
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(trained, folder / "base.safetensors")  # else it is trained here, by the same recipe
-    recipe = plan.recipe(seed, images["train"].name.removesuffix(" (train)"))
+    recipe = plan.recipe(seed)
     run = Run(folder, recipe, console=console, images=images)
     report = run.prune()
     questions = questions_of(images, outside, plan.trained)
-    small = dither.load(make_model(PLAIN), folder / "small.safetensors").eval()
+    small = dither.load(make_model(recipe.model), folder / "small.safetensors").eval()
     nets = {False: run.base(), True: small}
     for name, method in METHODS.items():
         path, kept = files(out, name, seed)
@@ -78,7 +77,7 @@ def run_one(seed: int, out: Path, dense: Path, images: dict[str, Images], outsid
         answers.write(kept)
         record = {
             **{key: costs[key] for key in ("net", "data")},
-            "ood": outside.name.removesuffix(" (test)"),
+            "ood": Path(outside.name.removesuffix(" (test)")).name,
             "method": name,
             "seed": seed,
             **score(answers, questions),
