@@ -2,7 +2,6 @@
 
 from ._ecdf import entropy_ecdf as entropy_ecdf
 from ._fit import statistics_figure as statistics_figure
-from ._fit import statistics_figure as statistics_figure
 from ._reliability import reliability_diagram as reliability_diagram
 from ._risk import risk_coverage as risk_coverage
 from ._samples import nll_by_samples as nll_by_samples
