@@ -95,9 +95,7 @@ class FitReport:
             rejected = f"{_percent(layer.normal_rejected):>8}  {_percent(layer.log_normal_rejected):>9}"
             lines.append(f"{layer.name:<{width}}  {numbers}  {rejected}")
         lines.append("noise: sd(μ_B)/σ and sd(log σ²_B), median over channels")
-        lines.append(
-            f"Normal, LogNormal: channels that the law does not fit (K² test at {LEVEL:.0%}, chance: {LEVEL:.0%})"
-        )
+        lines.append("Normal, LogNormal: channels that the law does not fit (K² test at 1 %, chance: 1 %)")
         return "\n".join([*lines, *self.notes])
 
     def figure(self) -> Figure:
