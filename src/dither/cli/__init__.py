@@ -1,4 +1,4 @@
-"""The command line: ``dither demo``, ``train``, ``prune``, ``evaluate`` and ``inspect``.
+"""The command line: ``dither demo``, ``train``, ``prune``, ``doubt``, ``evaluate`` and ``inspect``.
 
 One file per command. Torch and the rest of dither are imported when a command runs, so ``--help`` is immediate.
 """
@@ -9,6 +9,7 @@ except ModuleNotFoundError as error:
     raise SystemExit(f"the command line needs {error.name}: pip install 'dither[train]'") from error
 
 from ._demo import demo
+from ._doubt import doubt
 from ._evaluate import evaluate
 from ._inspect import inspect
 from ._prune import prune
@@ -16,11 +17,12 @@ from ._train import train
 
 app = typer.Typer(
     name="dither",
-    help="Make trained PyTorch networks smaller with learned noise (Structured Bayesian Pruning).",
+    help="Noise that makes PyTorch networks smaller (Structured Bayesian Pruning) and lets them doubt "
+    "(Stochastic Batch Normalization).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (demo, train, prune, evaluate, inspect):
+for command in (demo, train, prune, doubt, evaluate, inspect):
     app.command()(command)
 
 

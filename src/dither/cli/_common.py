@@ -53,6 +53,11 @@ def clear_errors() -> Generator[None]:
         raise typer.Exit(130) from error
 
 
+def names(text: str | None) -> tuple[str, ...] | None:
+    """The names in a text with commas; None stays None."""
+    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 def print_report(console: Console, report: Report, folder: Path) -> None:
     """The plan, the table before and after, and where the files are."""
     from rich.markup import escape

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from ._common import CheckpointSteps, Threads, clear_errors, print_report
+from ._common import CheckpointSteps, Threads, clear_errors, names, print_report
 
 
 def prune(
@@ -47,8 +47,8 @@ def prune(
             "kl_weight": kl_weight,
             "threshold": threshold,
             "multiple_of": multiple_of,
-            "skip": _names(skip),
-            "features": {"all": True, "none": False}.get(features or "", _names(features)),
+            "skip": names(skip),
+            "features": {"all": True, "none": False}.get(features or "", names(features)),
         }
         new_noise = dataclasses.replace(old.noise, **{k: v for k, v in noise.items() if v is not None})
         if kl_weights is not None:
@@ -61,7 +61,3 @@ def prune(
         console = Console()
         run = Run(folder, recipe, console=console, threads=threads, checkpoint_steps=checkpoint_steps)
         print_report(console, run.prune(), folder)
-
-
-def _names(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())

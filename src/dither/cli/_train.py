@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from ._common import CheckpointSteps, Threads, clear_errors
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dither.training import Recipe
 
 
 def train(
@@ -67,9 +72,18 @@ def train(
         score = evaluate(net, run.images(split).to(run.accelerator.device))
         console.print(
             f"{settings.model} on {settings.data}, {score.count:,} {split} images: error {score.error_pct:.2f} %, "
-            f"negative log-likelihood {score.nll:.4f}.\nNext: dither prune {out}",
+            f"negative log-likelihood {score.nll:.4f}.\nNext: {_next(net, settings, out)}",
             highlight=False,
+            soft_wrap=True,
         )
+
+
+def _next(net: nn.Module, recipe: Recipe, out: Path) -> str:
+    from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+
+    if not any(isinstance(module, _BatchNorm) for module in net.modules()):
+        return f"dither prune {out}"
+    return f"dither prune {out}, or dither doubt {out}{'' if recipe.classes is None else ' --ood rest'}"
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -50,6 +50,7 @@ class Run:
         checkpoint_steps: steps between training states inside an epoch; None saves after every epoch.
         log_with: trackers, as Accelerate's ``log_with`` takes them.
         images: splits that are in memory already, by name; others are loaded.
+        data: where the images are now, if that is another place than the recipe says.
 
     Raises:
         FileNotFoundError: If there is no recipe, neither given nor in the folder.
@@ -66,6 +67,7 @@ class Run:
         checkpoint_steps: int | None = None,
         log_with: Any = None,
         images: Mapping[str, Images] | None = None,
+        data: str | None = None,
     ) -> None:
         self.folder = Path(folder)
         path = self.folder / "recipe.json"
@@ -78,6 +80,7 @@ class Run:
             torch.set_num_threads(threads)
         self._check_folder(path)
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.data = recipe.data if data is None else data
         self._images = dict(images or {})
         # Accelerate keeps the first precision for the life of the process; one process may do several runs.
         AcceleratorState._reset_state()  # pyright: ignore[reportPrivateUsage]
@@ -130,6 +133,17 @@ class Run:
             save(net, path, metadata=self._origin())
         self.accelerator.wait_for_everyone()
         return net.to(self.accelerator.device).eval()
+
+    def small(self) -> nn.Module:
+        """The shrunk network that `prune` left, on the device of the run, in eval mode.
+
+        Raises:
+            FileNotFoundError: If there is none yet.
+        """
+        path = self.folder / "small.safetensors"
+        if not path.exists():
+            raise FileNotFoundError(f"{self.folder} has no small.safetensors yet; make it with dither prune")
+        return load(make_model(self.recipe.model, self._num_classes), path).to(self.accelerator.device).eval()
 
     def gated(self) -> nn.Module:
         """The network after training under noise, with its gates, in eval mode."""
@@ -229,7 +243,7 @@ class Run:
 
     def _all(self, split: str) -> Images:
         if split not in self._images:
-            self._images[split] = load_images(self.recipe.data, split)
+            self._images[split] = load_images(self.data, split)
         return self._images[split]
 
     def _check_folder(self, path: Path) -> None:
