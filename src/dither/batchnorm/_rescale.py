@@ -7,6 +7,7 @@ import math
 from torch import nn
 
 from ._source import find_source
+from ._statistics import Statistics
 
 
 def rescale(net: nn.Module, *, batch_size: float) -> nn.Module:
@@ -38,26 +39,29 @@ def rescale(net: nn.Module, *, batch_size: float) -> nn.Module:
         >>> batchnorm.rescale(net, batch_size=128)[1].statistics
         Statistics(num_features=8, num_batches=20, batch_size=128)
     """
-    layers = find_source(net).layers
-    missing = [name for name, layer in layers.items() if layer.statistics is None]
-    if missing:
-        raise ValueError(f"{missing[0]!r} is not fitted: call batchnorm.fit(net, loader) before batchnorm.rescale")
+    statistics = _all_statistics(net)
     if not math.isfinite(batch_size) or batch_size <= 0:
         raise ValueError(f"batch_size is {batch_size}; expected a positive, finite number of examples")
-    for layer in layers.values():
-        if layer.statistics is not None:
-            layer.statistics.batch_size.fill_(batch_size)
+    for layer in statistics:
+        layer.batch_size.fill_(batch_size)
     return net
 
 
-def batch_size(net: nn.Module) -> tuple[float, float]:
-    """The batch size of a fitted network as it draws now, and the one of its fit.
+def sizes(net: nn.Module) -> tuple[float, float]:
+    """The batch size of which a fitted network draws the noise now, and the one at which it was fitted."""
+    statistics = _all_statistics(net)[0]
+    return float(statistics.batch_size), float(statistics.fitted_batch_size)
+
+
+def _all_statistics(net: nn.Module) -> list[Statistics]:
+    """Of every layer.
 
     Raises:
-        ValueError: If ``net`` is not fitted.
+        ValueError: If a layer is not fitted.
     """
+    found: list[Statistics] = []
     for name, layer in find_source(net).layers.items():
         if layer.statistics is None:
             raise ValueError(f"{name!r} is not fitted: call batchnorm.fit(net, loader) first")
-        return float(layer.statistics.batch_size), float(layer.statistics.fitted_batch_size)
-    raise ValueError("the network has no layers")
+        found.append(layer.statistics)
+    return found
