@@ -11,7 +11,7 @@ from ._checks import classified, float64, probabilities
 def accuracy(probs: Tensor, target: Tensor) -> float:
     r"""Share of examples whose most probable class is right; of equal probabilities the first class counts.
 
-    .. math:: \frac1N \sum_n [\arg\max_k p_{nk} = y_n]
+    .. math:: \frac1N \sum_n [\operatorname{argmax}_k p_{nk} = y_n]
 
     Args:
         probs: probabilities, (N, K).
