@@ -7,7 +7,7 @@ PIP := $(RUN)/python -m pip install -qq --disable-pip-version-check -c constrain
 
 .PHONY: help demo test lint types docs bench clean
 help:
-	@echo "make demo    prune a network on the embedded digits (first run installs)"
+	@echo "make demo    prune a network on the embedded digits, and let one doubt (first run installs)"
 	@echo "make test    run all tests (first run installs)"
 	@echo "make lint types docs    ruff, pyright, mkdocs;   make bench    the benchmarks"
 

@@ -1,5 +1,6 @@
 """The commands as a user types them."""
 
+import dataclasses
 import json
 import resource
 import subprocess
@@ -45,7 +46,7 @@ def test_help_is_immediate_and_names_every_command() -> None:
         done = subprocess.run(command, capture_output=True, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    for name in (b"demo", b"train", b"prune", b"evaluate", b"inspect"):
+    for name in (b"demo", b"train", b"prune", b"doubt", b"evaluate", b"inspect"):
         assert name in done.stdout
     assert min(seconds) < 0.5
 
@@ -60,7 +61,7 @@ def test_train_prune_evaluate_inspect(cli: Cli, tmp_path: Path) -> None:
     trained = cli("train", "--recipe", "quick.json", "--out", "run", "--seed", 3, "--threads", 1)
     assert trained.exit_code == 0, trained.output
     assert "digits on digits, 360 test images: error" in trained.stdout
-    assert "Next: dither prune run" in trained.stdout
+    assert "Next: dither prune run\n" in trained.stdout
     pruned = cli(
         "prune", "run", "--features", "fc1", "--multiple-of", 4, "--finetune-epochs", 1, "--kl-weights", "none"
     )
@@ -84,14 +85,19 @@ def test_train_prune_evaluate_inspect(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_the_demo_tells_a_story_and_is_not_repeated(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dither.training.default_recipe", lambda model: QUICK)
+    monkeypatch.setattr("dither.training.default_recipe", lambda model: dataclasses.replace(QUICK, model=model))
     first = cli("demo", "--out", "demo", "--threads", 1)
     assert first.exit_code == 0, first.output
-    for text in ("1. Train", "signal-to-noise", "original", "shrunk", "Files in demo: small.safetensors"):
+    pruned = ("1. Train", "signal-to-noise", "original", "shrunk", "Files in demo: small.safetensors")
+    doubting = ("4. Train", "5 to 9 found (AUROC)", "single network", "170 digits from 0 to 4, then 190 from 5 to 9")
+    for text in (*pruned, *doubting):
         assert text in first.stdout
     second = cli("demo", "--out", "demo")
     assert "demo is complete" in second.stdout
-    assert first.stdout.rpartition("channels ")[2] == second.stdout.rpartition("channels ")[2]
+    assert "4. Train" not in second.stdout
+    for start, end in (("channels ", "Files in"), ("170 digits", "Report and")):
+        first_part, second_part = (text.partition(start)[2].partition(end)[0] for text in (first.stdout, second.stdout))
+        assert first_part == second_part != ""
 
 
 def test_the_users_own_network_of_the_current_folder(cli: Cli, tmp_path: Path) -> None:
@@ -117,7 +123,12 @@ def test_the_users_own_network_of_the_current_folder(cli: Cli, tmp_path: Path) -
         (("train", "--out", "a", "--recipe", "nowhere.json"), "nowhere.json"),
         (("train", "--out", "a", "--lr", "-1"), "lr is -1.0, expected a number > 0"),
         (("train", "--out", "a", "--batch-size", "5000"), "one epoch needs 5000"),
+        (("train", "--out", "a", "--classes", "low"), "--classes 'low' is no list of classes"),
+        (("train", "--out", "a", "--classes", "4-"), "--classes '4-' is no list of classes"),
+        (("train", "--out", "a", "--classes", "4"), "classes is (4,), expected None or at least two"),
+        (("train", "--out", "a", "--classes", "8-11"), "digits (train) has the classes 0 to 9, there is no class 10"),
         (("prune", "nowhere"), "nowhere is no run folder"),
+        (("doubt", "nowhere"), "nowhere is no run folder"),
         (("evaluate", "nowhere.safetensors"), "there is no file nowhere.safetensors"),
         (("evaluate", "."), "has neither base.safetensors nor small.safetensors"),
         (("evaluate", "foreign.safetensors"), "was not written by dither.save"),

@@ -70,9 +70,16 @@ class DoubtReport:
             if key in self.sbn
         ]
 
+    @property
+    def change_in_words(self) -> str:
+        """What the draws did to the likelihood, and how well that is known."""
+        change = self.values["change"]
+        numbers = f"{change['nll']:+.4f} ± {change['nll_se']:.4f}"
+        return f"Change of the negative log-likelihood: {numbers} (standard error over test images)."
+
     def sentences(self) -> list[str]:
         """What the numbers come from, in words."""
-        values, settings, change = self.values, self.values["settings"], self.values["change"]
+        values, settings = self.values, self.values["settings"]
         counts = values["images"]
         asked = f"{counts['test']:,} test images"
         if "outside" in counts:
@@ -87,8 +94,7 @@ class DoubtReport:
             f"{asked}.",
             f"Stochastic: {where}, {settings['num_samples']} samples, law {settings['law']}, "
             f"noise of batches of {values['batch_size']:g}.",
-            f"Change of the negative log-likelihood: {change['nll']:+.4f} ± {change['nll_se']:.4f} "
-            "(standard error over test images).",
+            self.change_in_words,
             *(f"Note: {note}" for note in values["notes"]),
         ]
 
