@@ -19,7 +19,7 @@ _STEPS = 60
 def fit_temperature(probs: Tensor, target: Tensor) -> float:
     r"""Temperature with the lowest NLL, for held-out data.
 
-    .. math:: t^* = \operatorname{argmin}_t -\tfrac1N \sum_n \log p^{(t)}_{n y_n}, \quad p^{(t)}_{nk} \propto p_{nk}^{1/t}
+    .. math:: t^* = \operatorname{argmin}_t -\frac1N \sum_n \log p^{(t)}_{n y_n}, \; p^{(t)}_{nk} \propto p_{nk}^{1/t}
 
     The NLL is convex in 1/t, so its derivative, E[z] - z_y with z = log p, has at most one root; it is found by
     Newton steps that bisection keeps inside a bracket. Above 1: the network was too sure.
