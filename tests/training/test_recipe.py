@@ -24,6 +24,12 @@ def test_recipes_survive_json(recipe: Recipe) -> None:
     assert Recipe.from_json(recipe.to_json()) == recipe
 
 
+@pytest.mark.parametrize("name", model_names())
+def test_every_network_here_has_a_recipe_for_data_of_its_size(name: str) -> None:
+    assert default_recipe(name).model == name
+    assert default_recipe(name).data == ("digits" if name.startswith("digits") else "ylecun/mnist")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

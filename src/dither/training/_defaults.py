@@ -31,6 +31,19 @@ _LENET5 = Recipe(
     mixed_precision="bf16",
     channels_last=True,
 )
+# Those of studies/batchnorm_lenet_mnist and, for pruning, studies/small_and_doubtful.
+_LENET5_BN = Recipe(
+    model="lenet5_bn",
+    data="ylecun/mnist",
+    base=Fit(epochs=8, batch_size=16, lr=1e-3, decay_from=0.0),
+    prune=Fit(epochs=16, batch_size=125, lr=1e-3),
+    noise=dataclasses.replace(_LENET5.noise, batchnorm="reestimate"),
+    finetune=Fit(epochs=12, batch_size=16, lr=1e-3, decay_from=0.0),
+    channels_last=True,
+)
+_LENET5_BN_DROPOUT = dataclasses.replace(
+    _LENET5_BN, model="lenet5_bn_dropout", base=dataclasses.replace(_LENET5_BN.base, epochs=20)
+)
 _LENET_500_300 = Recipe(
     model="lenet_500_300",
     data="ylecun/mnist",
@@ -38,7 +51,8 @@ _LENET_500_300 = Recipe(
     prune=Fit(epochs=40, batch_size=100, lr=1e-3, shift=1),
     noise=Noise(gate_lr=2e-2, kl_weights={"fc1[in]": 4.0, "fc1": 8.0, "fc2": 4.0}, features=("fc1",)),
 )
-_RECIPES = {recipe.model: recipe for recipe in (_DIGITS, _DIGITS_BN, _LENET5, _LENET_500_300)}
+_ALL = (_DIGITS, _DIGITS_BN, _LENET5, _LENET5_BN, _LENET5_BN_DROPOUT, _LENET_500_300)
+_RECIPES = {recipe.model: recipe for recipe in _ALL}
 
 
 def default_recipe(model: str) -> Recipe:
