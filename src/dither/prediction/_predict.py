@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivateUsage]
 
 from .._inputs import Inputs, map_tensors, split_batch, tensors
+from ._choice import run_samples
 from ._ensemble import Ensemble
-from ._link import Link, softmax
+from ._identical import check_different
+from ._link import Link, check_finite, softmax
 from ._prediction import Prediction
-from ._sampler import Sampler, describe, warn_of_training
+from ._sampler import Batch, Sampler, describe
+
+# Without max_batch: bytes of input in one pass, and rows on a CPU, where more only fall out of its caches.
+CHUNK_BYTES = 16 << 20
+CHUNK_ROWS = 256
 
 
 def predict(
@@ -71,7 +79,7 @@ def predict(
             "was converted (dither.batchnorm.convert), noise of dither.pruning and nn.Dropout. Pass num_samples=1 for "
             "a single pass."
         )
-    warn_of_training(net)
+    _warn_of_training(net)
     with ExitStack() as stack:
         ready = [stack.enter_context(sampler.ready()) for sampler in samplers]
         if _is_inputs(x):
@@ -100,15 +108,37 @@ def _stream(samplers: list[Sampler], loader: Iterable[Any], max_batch: int | Non
 
 def _samples(samplers: list[Sampler], inputs: Inputs, max_batch: int | None, link: Link) -> Tensor:
     rows = _check(inputs)
-    size = max_batch or rows
+    size = max_batch or _chunk(inputs, rows)
     chunks = [_rows(inputs, rows, begin, min(begin + size, rows)) for begin in range(0, rows, size)]
     num_samples = max(sampler.num_samples for sampler in samplers)
     members: list[Tensor] = []
     for sampler in samplers:
-        parts = [sampler.samples(chunk, link, min(size, rows - i * size)) for i, chunk in enumerate(chunks)]
+        batches = [Batch(chunk, min(size, rows - i * size), link) for i, chunk in enumerate(chunks)]
+        parts = [run_samples(sampler, batch, max_batch) for batch in batches]
         out = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        check_finite(out)
+        check_different(out, sampler, batches[0])
         members.append(out if len(out) == num_samples else out.expand(num_samples, *out.shape[1:]))
     return members[0] if len(members) == 1 else torch.cat(members)
+
+
+def _chunk(inputs: Inputs, rows: int) -> int:
+    """Rows of one pass where nothing else was said. It must not depend on what was measured: dropout draws by chunk."""
+    found = [t for t in tensors(inputs) if t.ndim and t.shape[0] == rows]
+    fitting = max(1, CHUNK_BYTES * rows // max(1, sum(t.numel() * t.element_size() for t in found)))
+    return min(fitting, CHUNK_ROWS) if all(t.device.type == "cpu" for t in found) else fitting
+
+
+def _warn_of_training(net: nn.Module) -> None:
+    """Say that modules in train mode were put into eval mode. Dropout may have been left on, for this very purpose."""
+    training = [name for name, m in net.named_modules() if m.training and (m is net or isinstance(m, _NormBase))]
+    if training:
+        which = "the network" if training[0] == "" else f'"{training[0]}"'
+        warnings.warn(
+            f"{which} is in train mode: predict runs it in eval mode with its stochastic layers drawing, and puts the "
+            "mode back. Call net.eval() first to silence this.",
+            stacklevel=3,
+        )
 
 
 def _check(inputs: Inputs) -> int:

@@ -27,8 +27,7 @@ class GlobalRandom:
         torch.default_generator.manual_seed(value)
         for device in self._devices:
             if device.type == "cuda":
-                index = torch.cuda.current_device() if device.index is None else device.index
-                torch.cuda.default_generators[index].manual_seed(value)
+                torch.cuda.default_generators[device.index].manual_seed(value)
             else:
                 _module(device).manual_seed(value)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,12 +13,23 @@ from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivate
 
 from .._inputs import Inputs, call, evaluating
 from .._sampling import Stochastic, sampling, sources
-from ._link import Link, apply, check_finite
+from ._fold import Call, fold, logging, replaced
+from ._link import Link, apply
 from ._random import GlobalRandom
+from ._replay import Diverged, Record, Recording, Replaying
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs of one pass, how many rows they have, and the link."""
+
+    inputs: Inputs
+    rows: int
+    link: Link
 
 
 class Sampler:
-    """A network, its sources and S seeds.
+    """A network, its sources and S seeds, and the ways to run samples of it.
 
     A sample is one network: what its sources drew for it, and a seed for everything that draws from the global
     generator. The seed is set before each pass of that sample.
@@ -26,7 +37,7 @@ class Sampler:
 
     def __init__(self, net: nn.Module, num_samples: int, generator: torch.Generator | None) -> None:
         self.net = net
-        self.layers = stochastic_layers(net)
+        self.layers = {name: m for name, m in net.named_modules() if isinstance(m, (Stochastic, _DropoutNd))}
         self.num_samples = num_samples if self.layers else 1
         self.sources = sources(net)
         self._generator = generator
@@ -48,37 +59,86 @@ class Sampler:
             stack.enter_context(sampling(self.net))
             yield self
 
-    def samples(self, inputs: Inputs, link: Link, rows: int) -> Tensor:
-        """Outputs for a batch, (S, B, ...)."""
-        out: list[Tensor] = []
-        for sample, seed in enumerate(self._seeds):
-            self._choose(sample, seed)
-            out.append(apply(link, call(self.net, inputs), rows))
-        stacked = torch.stack(out)
-        check_finite(stacked)
-        return stacked
+    def seed(self, sample: int) -> None:
+        """Set the global generators to those of a sample."""
+        self._random.seed(self._seeds[sample])
 
-    def _choose(self, sample: int, seed: int) -> None:
+    def choose(self, sample: int) -> None:
+        """The next pass is one of this sample."""
         for source in self.sources:
             source.choose(sample)
-        self._random.seed(seed)
+        self.seed(sample)
 
+    def draws(self) -> list[Tensor]:
+        """What the sources hold, tensors (S, ...)."""
+        return [t for source in self.sources for t in source.tensors()]
 
-def stochastic_layers(net: nn.Module) -> dict[str, nn.Module]:
-    """What `dither.sampling` lets draw, by name."""
-    return {name: m for name, m in net.named_modules() if isinstance(m, (Stochastic, _DropoutNd))}
+    def plain(self, batch: Batch, sample: int) -> Tensor:
+        """One pass, (B, ...)."""
+        self.choose(sample)
+        return self._pass(batch)
 
+    def recorded(self, batch: Batch, sample: int) -> tuple[Tensor, Record]:
+        """One pass, and a record of what in it does not depend on the draw."""
+        mode = Recording(self.draws())
+        with mode:
+            self.choose(sample)
+            out = self._pass(batch)
+        mode.keep(out)
+        return out, mode.record
 
-def warn_of_training(net: nn.Module) -> None:
-    """Say that modules in train mode were put into eval mode. Dropout may have been left on, for this very purpose."""
-    training = [name for name, m in net.named_modules() if m.training and not isinstance(m, _DropoutNd)]
-    if training:
-        which = "the network" if training[0] == "" else f'"{training[0]}"'
-        warnings.warn(
-            f"{which} is in train mode: predict runs it in eval mode with its stochastic layers drawing, and puts the "
-            "mode back. Call net.eval() first to silence this.",
-            stacklevel=3,
-        )
+    def replayed(self, batch: Batch, sample: int, record: Record) -> Tensor:
+        """One pass with the help of the record.
+
+        Raises:
+            Diverged: If it is of no use for this sample.
+        """
+        mode = Replaying(record)
+        with mode:
+            self.choose(sample)
+            out = self._pass(batch)
+        mode.check([out])
+        return out
+
+    def looped(self, batch: Batch, samples: range, record: Record | None) -> list[Tensor]:
+        """One pass for each sample, replayed where there is a record that helps."""
+        out: list[Tensor] = []
+        for sample in samples:
+            if record is not None:
+                try:
+                    out.append(self.replayed(batch, sample, record))
+                    continue
+                except Diverged:
+                    record = None
+            out.append(self.plain(batch, sample))
+        return out
+
+    def calls(self, batch: Batch, sample: int) -> list[Call]:
+        """The calls of dropout layers in a pass."""
+        found: list[Call] = []
+        self.choose(sample)
+        with replaced(list(self.layers.values()), logging(found)):
+            self._pass(batch)
+        return found
+
+    def folded(self, batch: Batch, samples: range, calls: list[Call]) -> Tensor:
+        """Several samples in one pass, (len(samples), B, ...)."""
+        sizes = [len(source.tensors()) for source in self.sources]
+
+        def run(parts: list[Tensor]) -> Tensor:
+            rest = iter(parts)
+            for source, size in zip(self.sources, sizes, strict=True):
+                source.give([next(rest) for _ in range(size)])
+            return self._pass(batch)
+
+        try:
+            return fold(run, self.draws(), list(self.layers.values()), calls, self.seed, samples)
+        finally:
+            for source in self.sources:
+                source.give(None)
+
+    def _pass(self, batch: Batch) -> Tensor:
+        return apply(batch.link, call(self.net, batch.inputs), batch.rows)
 
 
 def describe(module: Any) -> str:

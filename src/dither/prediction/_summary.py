@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,14 +32,18 @@ class Summary:
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> Summary:
         """The same with ``fn`` applied to every tensor."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Summary(**{name: None if value is None else fn(value) for name, value in values.items()})
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        mapped: dict[str, Any] = {name: None if value is None else fn(value) for name, value in values.items()}
+        return Summary(**mapped)
 
     @classmethod
     def cat(cls, parts: Sequence[Summary]) -> Summary:
         """Several batches as one; entropies stay if every part has them."""
-        found = {f.name: [getattr(part, f.name) for part in parts] for f in fields(cls)}
-        return cls(**{name: None if any(v is None for v in vs) else torch.cat(vs) for name, vs in found.items()})
+        joined: dict[str, Any] = {}
+        for name in (f.name for f in fields(cls)):
+            values = [getattr(part, name) for part in parts]
+            joined[name] = None if any(value is None for value in values) else torch.cat(values)
+        return cls(**joined)
 
 
 def are_probabilities(samples: Tensor) -> bool:
