@@ -56,6 +56,15 @@ class Fitted:
         """Where the channels of one call of a layer stand."""
         return self._parts[layer][site]
 
+    def sites(self, layer: int) -> int:
+        """How often a layer is called in a pass of its network."""
+        return len(self._parts[layer])
+
+    @property
+    def moments(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Mean and standard deviation of μ_B and of log σ²_B, each (T,), at the batch size that was asked for."""
+        return self.loc_mean, self.scale_mean, self.loc_log_var, self.scale_log_var
+
     @property
     def num_records(self) -> int:
         """K, the number of batches whose own statistics are kept."""
@@ -93,8 +102,8 @@ class Fitted:
 class Law(ABC):
     """What mini-batch statistics are drawn from."""
 
-    needs_records: bool = False
-    foldable: bool = True
+    needs_records: bool = False  # whether it is made of the statistics of single batches
+    looks_at_input: bool = False  # whether what a layer normalises with depends on its input
 
     @abstractmethod
     def draw(self, fitted: Fitted, num_samples: int, generator: torch.Generator | None = None) -> Draws:
@@ -246,6 +255,7 @@ class Cached(Law):
     """
 
     needs_records = True
+    looks_at_input = True
 
     def draw(self, fitted: Fitted, num_samples: int, generator: torch.Generator | None = None) -> Draws:
         if fitted.ratio != 1:

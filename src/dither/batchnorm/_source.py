@@ -42,10 +42,6 @@ class StatisticsSource(Source):
         self._fitted: tuple[list[tuple[Tensor, int]], Fitted] | None = None
         self._calls: dict[int, int] = {}  # in this pass, by the layer's number
 
-    @property
-    def foldable(self) -> bool:
-        return self.law.foldable
-
     def fitted(self) -> Fitted:
         """The statistics of all layers side by side.
 
@@ -64,7 +60,7 @@ class StatisticsSource(Source):
         return self._fitted[1]
 
     def prepare(self, num_samples: int, generator: torch.Generator | None = None) -> None:
-        self._held = self.law.draw(self._checked(), num_samples, generator)
+        self._held = self.law.draw(self.checked(), num_samples, generator)
         self._calls.clear()
 
     def choose(self, sample: int) -> None:
@@ -102,12 +98,15 @@ class StatisticsSource(Source):
         begins a new pass.
         """
         site = self.site(layer)
-        if layer.statistics is not None and site >= layer.statistics.sites:
-            self.begin()
-            site = self.site(layer)
         if self._current is None:
             self._current = self._draw()
-        fitted = self._checked() if self._fitted is None else self._fitted[1]
+        fitted = self.checked() if self._fitted is None else self._fitted[1]
+        sites = fitted.sites(layer.number)
+        if not sites:
+            raise RuntimeError(f"{layer.name!r} was not called while the network was fitted, so its law is not known")
+        if site >= sites:
+            self.begin()
+            return self.statistics(layer, x)
         return self.law.statistics(fitted, self._current, fitted.part(layer.number, site), x)
 
     def _draw(self) -> Draws:
@@ -115,9 +114,14 @@ class StatisticsSource(Source):
             return self.given
         if self._held is not None:
             return Draws(*(t[self._sample] for t in self._held))
-        return Draws(*(t[0] for t in self.law.draw(self._checked(), 1)))
+        return Draws(*(t[0] for t in self.law.draw(self.checked(), 1)))
 
-    def _checked(self) -> Fitted:
+    def checked(self) -> Fitted:
+        """What `fitted` gives, if the law can draw from it.
+
+        Raises:
+            RuntimeError: If the network is not fitted, or not for this law.
+        """
         fitted = self.fitted()
         if self.law.needs_records and fitted.num_records < 2:
             raise RuntimeError(
