@@ -19,6 +19,12 @@ def channel_statistics(batch: np.ndarray) -> tuple[list[float], list[float]]:
     return means, variances
 
 
+def normalised(batch: np.ndarray, eps: float = 1e-5) -> np.ndarray:
+    """What BatchNorm makes of a batch (B, C) in training, without scale and shift."""
+    mean, variance = (np.array(values) for values in channel_statistics(batch))
+    return (batch - mean) / np.sqrt(variance + eps)
+
+
 def central_moments(values: Sequence[float]) -> tuple[float, float, float, float]:
     """Mean and the sums of second, third and fourth powers of the deviations."""
     mean = math.fsum(values) / len(values)

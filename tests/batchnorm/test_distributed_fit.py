@@ -61,7 +61,7 @@ def outcome(rank: int, case: str) -> Any:
         loader[4] = loader[4] * float("nan")
     if case == "empty":
         loader = []
-    wrapped = DistributedDataParallel(net) if case == "unequal" else net
+    wrapped = DistributedDataParallel(net) if case in SPLITS else net
     try:
         report = batchnorm.fit(wrapped, loader, records=9)
     except (ValueError, RuntimeError) as error:

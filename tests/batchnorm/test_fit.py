@@ -78,8 +78,7 @@ def test_layers_see_what_is_normalised_with_the_batch() -> None:
     weight, bias, matrix, offset = (p.detach().numpy() for p in (*model[0].parameters(), *model[1].parameters()))
     inner = []
     for batch in batches:
-        mean, variance = (np.array(v) for v in oracles.channel_statistics(batch.numpy()))
-        normal = (batch.numpy() - mean) / np.sqrt(variance + 1e-3) * weight + bias
+        normal = oracles.normalised(batch.numpy(), eps=1e-3) * weight + bias
         inner.append(np.tanh(normal @ matrix.T + offset))
     assert_law(net[3], oracles.law(inner), 1e-9)
 
@@ -102,13 +101,24 @@ def test_a_shared_layer_has_a_law_for_each_call() -> None:
     batches = data(160, 6, dtype=torch.float64).split(8)
     batchnorm.fit(net, batches, records=3)
     assert (net.bn.statistics.sites, net.bn.statistics.records_mean.shape) == (2, (3, 2, 6))
-    second = []
-    for batch in batches:
-        mean, variance = (np.array(v) for v in oracles.channel_statistics(batch.numpy()))
-        second.append(((batch.numpy() - mean) / np.sqrt(variance + 1e-5)) ** 3 + 1)
+    second = [oracles.normalised(batch.numpy()) ** 3 + 1 for batch in batches]
     for site, inputs in enumerate(([b.numpy() for b in batches], second)):
         for name, expected in oracles.law(inputs).items():
             np.testing.assert_allclose(law_of(net.bn)[name][site], expected, rtol=1e-9, err_msg=name)
+
+
+def test_calls_in_another_order_than_the_modules() -> None:
+    net = batchnorm.convert(Net(lambda m, x: m.b(2 * m.a(m.b(x) ** 3) + x), a=nn.BatchNorm1d(6), b=nn.BatchNorm1d(6)))
+    batches = data(160, 6, dtype=torch.float64).split(8)
+    batchnorm.fit(net.double(), batches)
+    inputs: list[list[np.ndarray]] = [[], [], []]  # of b, of a, of b again
+    for x in (batch.numpy() for batch in batches):
+        inputs[0].append(x)
+        inputs[1].append(oracles.normalised(x) ** 3)
+        inputs[2].append(2 * oracles.normalised(inputs[1][-1]) + x)
+    for layer, site, seen in ((net.b, 0, inputs[0]), (net.a, 0, inputs[1]), (net.b, 1, inputs[2])):
+        for name, expected in oracles.law(seen).items():
+            np.testing.assert_allclose(law_of(layer)[name][site], expected, rtol=1e-9, err_msg=name)
 
 
 def test_a_network_that_calls_the_converted_one_twice_counts_both_passes() -> None:

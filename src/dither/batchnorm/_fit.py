@@ -127,7 +127,7 @@ def _observe(
 ) -> Observed:
     """One pass over the data."""
     while isinstance(net, (DataParallel, DistributedDataParallel)):
-        net = net.module  # as it is: the wrapper would exchange buffers in every pass, and processes differ in passes
+        net = net.module  # the wrapper sends buffers from process 0, which may have no batch
     total = len(loader) if hasattr(loader, "__len__") else None  # pyright: ignore[reportArgumentType]
     total = total if num_batches is None else min(num_batches, total or num_batches)
     observer = Observer(source.layers, num_records)
