@@ -54,8 +54,7 @@ def _doubt(console: Console, out: Path, seed: int, threads: int | None) -> None:
 
     from rich.table import Table
 
-    from dither.training import Run, default_recipe
-    from dither.training._doubt import doubt
+    from dither.training import Run, default_recipe, doubt
 
     recipe = dataclasses.replace(default_recipe("digits_bn"), seed=seed, classes=KNOWN)
     run = Run(out, recipe, console=console, threads=threads)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from dither.batchnorm import Law
-    from dither.training._doubt_report import DoubtReport
+    from dither.training import DoubtReport
 
 
 def doubt(
@@ -39,7 +39,7 @@ def doubt(
         from rich.console import Console
 
         from dither.training import Run
-        from dither.training._doubt import doubt as measure
+        from dither.training import doubt as measure
 
         console = Console()
         run = Run(folder, console=console, threads=threads, data=data)

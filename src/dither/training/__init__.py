@@ -5,6 +5,8 @@ from ._batches import shift_images as shift_images
 from ._data import Images as Images
 from ._data import load_images as load_images
 from ._defaults import default_recipe as default_recipe
+from ._doubt import doubt as doubt
+from ._doubt_report import DoubtReport as DoubtReport
 from ._engine import Engine as Engine
 from ._engine import NonFiniteLoss as NonFiniteLoss
 from ._engine import Penalty as Penalty

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 import warnings
@@ -16,17 +15,16 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from .. import batchnorm, figures, metrics
-from ..prediction import predict
+from ._ask import ROWS, Answers, ask, ask_samples, paired_change, parts, seconds_per_1000
 from ._batches import Batches
 from ._checkpoints import write_text
 from ._data import Images, load_images
 from ._doubt_report import METHODS, DoubtReport
-from ._evaluate import predict_logits
 from ._report import machine, versions
 from ._run import Run
 
-_ROWS = 500  # images per pass: S samples of them fit into any memory that trained the network
-_SEED_FIT, _SEED_DRAWS, _SEED_TUNE = 1, 2, 3  # added to the run's seed, so that no two steps share their numbers
+_TELL = 5.0  # seconds between lines of progress
+_SEED_FIT, _SEED_DRAWS, _SEED_TUNE = 1, 2, 3  # added to ten times the run's seed: no two steps share their numbers
 
 
 def doubt(
@@ -94,16 +92,6 @@ def doubt(
     return _Doubt(run, folder, settings, law, console).run()
 
 
-@dataclasses.dataclass
-class _Asked:
-    """What a network says about some images."""
-
-    probs: Tensor
-    entropy: Tensor
-    information: Tensor | None  # mutual information, of samples
-    seconds: float
-
-
 class _Doubt:
     """The steps of :func:`doubt`."""
 
@@ -113,6 +101,7 @@ class _Doubt:
         self.source, self.folder, self.settings, self.law, self.console = run, folder, settings, law, console
         self.device = run.accelerator.device
         self.notes: list[str] = []
+        self.told = time.monotonic()
 
     def run(self) -> DoubtReport:
         run, settings = self.source, self.settings
@@ -121,18 +110,28 @@ class _Doubt:
         sets = self._images()
         self._say(f"fitting the law of the statistics on {settings['num_batches']:,} training batches")
         with self._noting():
-            fit = batchnorm.fit(stochastic, self._batches(), law=self.law, num_batches=settings["num_batches"])
+            fit = batchnorm.fit(
+                stochastic,
+                self._batches(),
+                law=self.law,
+                num_batches=settings["num_batches"],
+                progress=lambda done, total: self._tick(f"{done:,} of {total or 0:,} batches"),
+            )
             tuned = self._tune(stochastic) if settings["tune"] else None
         count = sum(map(len, sets.values()))
         self._say(f"asking about {count:,} images, {settings['num_samples']} samples each")
-        answers = {
-            "single": {name: self._single(single, images) for name, images in sets.items()},
-            "sbn": {name: self._sampled(stochastic, images) for name, images in sets.items()},
+        asks = {
+            "single": lambda images: ask(single, images),
+            "sbn": lambda images: ask_samples(
+                stochastic, images, settings["num_samples"], self._seed(_SEED_DRAWS), self._tick
+            ),
         }
+        answers = {method: {name: asked(images) for name, images in sets.items()} for method, asked in asks.items()}
+        seconds = seconds_per_1000(asks, sets["test"])
         pictures = self._figures(answers, sets) | {"statistics": fit.figure()}
         values: dict[str, Any] = {
-            "records": [self._record(method, asked, sets) for method, asked in answers.items()],
-            "change": _paired(answers["single"]["test"], answers["sbn"]["test"], sets["test"]),
+            "records": [self._record(method, asked, sets, seconds[method]) for method, asked in answers.items()],
+            "change": paired_change(answers["single"]["test"], answers["sbn"]["test"], sets["test"].labels),
             "images": {name: len(images) for name, images in sets.items()},
             "fit": str(fit),
             "tune": None if tuned is None else str(tuned),
@@ -170,7 +169,7 @@ class _Doubt:
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Training batches, one epoch after the other."""
         recipe = self.source.recipe
-        batches = Batches(self.source.images("train").to(self.device), recipe.base, recipe.seed + _SEED_FIT)
+        batches = Batches(self.source.images("train").to(self.device), recipe.base, self._seed(_SEED_FIT))
         left = self.settings["num_batches"]
         for epoch in range(-(-left // batches.steps)):
             yield from batches.epoch(epoch)
@@ -178,26 +177,16 @@ class _Doubt:
     def _tune(self, net: nn.Module) -> batchnorm.TuneReport:
         images = self.source.images("validation").to(self.device)
         self._say(f"choosing the batch size of the noise on {len(images):,} held-out images")
-        loader = list(zip(_parts(images), images.labels.split(_ROWS), strict=True))
-        return batchnorm.tune(net, loader, num_samples=self.settings["num_samples"], generator=self._seeded(_SEED_TUNE))
+        loader = list(zip(parts(images), images.labels.split(ROWS), strict=True))
+        generator = torch.Generator().manual_seed(self._seed(_SEED_TUNE))
+        return batchnorm.tune(net, loader, num_samples=self.settings["num_samples"], generator=generator)
 
-    def _single(self, net: nn.Module, images: Images) -> _Asked:
-        began = time.perf_counter()
-        probs = predict_logits(net, images, batch_size=_ROWS).softmax(1)
-        seconds = time.perf_counter() - began
-        return _Asked(probs, metrics.entropy(probs), None, seconds)
+    def _seed(self, what: int) -> int:
+        return 10 * self.source.recipe.seed + what
 
-    def _sampled(self, net: nn.Module, images: Images) -> _Asked:
-        began = time.perf_counter()
-        generator = self._seeded(_SEED_DRAWS)  # the same draws for every set
-        found = predict(net, _parts(images), self.settings["num_samples"], generator=generator)
-        seconds = time.perf_counter() - began
-        return _Asked(found.mean, found.entropy, found.mutual_information, seconds)
-
-    def _seeded(self, what: int) -> torch.Generator:
-        return torch.Generator().manual_seed(10 * self.source.recipe.seed + what)
-
-    def _record(self, method: str, asked: dict[str, _Asked], sets: dict[str, Images]) -> dict[str, Any]:
+    def _record(
+        self, method: str, asked: dict[str, Answers], sets: dict[str, Images], seconds: float
+    ) -> dict[str, Any]:
         recipe, test, outside = self.source.recipe, asked["test"], asked.get("outside")
         held_out = (asked["validation"].probs, sets["validation"].labels) if "validation" in asked else None
         with self._noting():
@@ -213,10 +202,10 @@ class _Doubt:
             "seed": recipe.seed,
             "num_samples": 1 if method == "single" else self.settings["num_samples"],
             **table,
-            "seconds_per_1000": 1000 * test.seconds / len(test.probs),
+            "seconds_per_1000": seconds,
         }
 
-    def _figures(self, answers: dict[str, dict[str, _Asked]], sets: dict[str, Images]) -> dict[str, Any]:
+    def _figures(self, answers: dict[str, dict[str, Answers]], sets: dict[str, Images]) -> dict[str, Any]:
         """By the name of the file."""
         labels, drawn = sets["test"].labels, {METHODS[method]: asked for method, asked in answers.items()}
         entropy = {name: asked["test"].entropy for name, asked in drawn.items()}
@@ -234,6 +223,12 @@ class _Doubt:
     def _say(self, text: str) -> None:
         if self.console is not None:
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.told = time.monotonic()
+
+    def _tick(self, text: str) -> None:
+        """Says it now and then."""
+        if time.monotonic() - self.told >= _TELL:
+            self._say(f"  {text}")
 
     @contextmanager
     def _noting(self) -> Generator[None]:
@@ -242,20 +237,8 @@ class _Doubt:
             warnings.simplefilter("always")
             yield
         for warning in caught:
-            if (note := str(warning.message)) not in self.notes:
+            if warning.category is UserWarning and (note := str(warning.message)) not in self.notes:
                 self.notes.append(note)
-
-
-def _parts(images: Images) -> Iterator[Tensor]:
-    return (images.float_batch(slice(begin, begin + _ROWS)) for begin in range(0, len(images), _ROWS))
-
-
-def _paired(single: _Asked, sampled: _Asked, images: Images) -> dict[str, float]:
-    """Mean difference of the negative log-likelihood and its standard error, image by image."""
-    tiny = torch.finfo(single.probs.dtype).tiny
-    logs = [asked.probs.clamp_min(tiny).double().log().gather(1, images.labels[:, None]) for asked in (single, sampled)]
-    difference = (logs[0] - logs[1]).flatten()
-    return {"nll": difference.mean().item(), "nll_se": (difference.std() / len(difference) ** 0.5).item()}
 
 
 def _size(shape: Sequence[int]) -> str:

@@ -86,7 +86,8 @@ class DoubtReport:
             what = "of classes that were left out" if settings["outside"] == "rest" else f"of {settings['outside']}"
             asked += f", {counts['outside']:,} unknown ones {what}"
         if "validation" in counts:
-            asked += f"; temperature from {counts['validation']:,} held-out ones"
+            what = "temperature" if values["tune"] is None else "temperature and size of the noise"
+            asked += f"; {what} from {counts['validation']:,} held-out ones"
         where = (
             "all BatchNorm layers" if settings["layers"] is None else f"BatchNorm in {', '.join(settings['layers'])}"
         )
@@ -109,8 +110,8 @@ class DoubtReport:
             *(f"| {' | '.join(row)} |" for row in self.rows()),
             "",
             *self.sentences(),
-            f"Times are of one run on {values['machine']['cpu']}, {values['machine']['threads']} thread(s), "
-            f"torch {values['versions']['torch']}.",
+            f"Times are medians of 3 passes in turns, up to 500 images each, on {values['machine']['cpu']}, "
+            f"{values['machine']['threads']} thread(s), torch {values['versions']['torch']}.",
             "",
             *(f"![{_FIGURES[name]}]({name})\n" for name in values["figures"]),
             "```text",
