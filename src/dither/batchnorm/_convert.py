@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+from torch.nn.parameter import UninitializedBuffer
 
 from ._layer import StochasticBatchNorm, stochastic_class
 from ._source import StatisticsSource
+
+_Lazy: Any = UninitializedBuffer  # torch's stubs have the signature of another class
 
 
 def convert(model: nn.Module, layers: Sequence[str] | None = None) -> nn.Module:
@@ -44,15 +48,15 @@ def convert(model: nn.Module, layers: Sequence[str] | None = None) -> nn.Module:
         raise ValueError(f"{type(model).__name__} has no BatchNorm layer, so there are no batch statistics to draw")
     if layers is not None:
         names = _chosen(names, modules, [layers] if isinstance(layers, str) else layers)
-    net = copy.deepcopy(model)
+    net = _copied(model)
     copies = dict(net.named_modules())
     made: dict[str, StochasticBatchNorm] = {}
     source = StatisticsSource(made)
     for number, name in enumerate(names):
-        layer = copies[name]
-        layer.__class__ = stochastic_class(type(layer))  # pyright: ignore[reportArgumentType]
+        layer: Any = copies[name]
+        layer.__class__ = stochastic_class(type(layer))
         layer.name, layer.number, layer.source, layer.statistics = name, number, source, None
-        made[name] = layer  # pyright: ignore[reportArgumentType]
+        made[name] = layer
     net.register_forward_pre_hook(source.begin)
     return net
 
@@ -74,7 +78,7 @@ def revert(net: nn.Module) -> nn.Module:
         >>> type(revert(convert(model))[1]).__name__
         'BatchNorm1d'
     """
-    model = copy.deepcopy(net)
+    model = _copied(net)
     layers = [module for module in model.modules() if isinstance(module, StochasticBatchNorm)]
     if not layers:
         raise ValueError(f"{type(net).__name__} has no StochasticBatchNorm, there is nothing to revert")
@@ -89,6 +93,12 @@ def revert(net: nn.Module) -> nn.Module:
         for handle in [h for h, hook in hooks.items() if isinstance(getattr(hook, "__self__", None), StatisticsSource)]:
             del hooks[handle]
     return model
+
+
+def _copied(net: nn.Module) -> nn.Module:
+    """A deep copy; torch refuses that for the buffers of lazy layers that have not seen an input."""
+    lazy = [buffer for buffer in net.buffers() if isinstance(buffer, UninitializedBuffer)]
+    return copy.deepcopy(net, {id(b): _Lazy(device=b.device, dtype=b.dtype) for b in lazy})
 
 
 def _chosen(names: list[str], modules: dict[str, nn.Module], layers: Sequence[str]) -> list[str]:

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -29,9 +30,9 @@ class Draws(NamedTuple):
 class Fitted:
     r"""The statistics of all layers side by side, at the batch size that was asked for.
 
-    With :math:`r^2 = B_{fit} / B`, the variances of :math:`\mu_B` and :math:`\log \sigma^2_B` are those of the fit times
-    :math:`r^2`. A smaller batch also has a smaller biased variance: :math:`E\sigma^2_B + \mathrm{Var}\,\mu_B` is the
-    variance of the data, whatever the batch, so :math:`E'\sigma^2_B = E\sigma^2_B + (1 - r^2)\,\mathrm{Var}\,\mu_B`.
+    With :math:`r^2 = B_{fit} / B`, the variances of :math:`\mu_B` and :math:`\log \sigma^2_B` are those of the fit
+    times :math:`r^2`. A smaller batch also has a smaller biased variance: :math:`E\sigma^2_B + \mathrm{Var}\,\mu_B` is
+    the variance of the data, so :math:`E'\sigma^2_B = E\sigma^2_B + (1 - r^2)\,\mathrm{Var}\,\mu_B`.
     """
 
     def __init__(self, layers: Sequence[Statistics]) -> None:
@@ -42,7 +43,7 @@ class Fitted:
             sites, width = layer.loc_mean.shape
             self._parts.append([slice(ends[-1] + i * width, ends[-1] + (i + 1) * width) for i in range(sites)])
             ends.append(ends[-1] + sites * width)
-        self.blocks = [slice(a, b) for a, b in zip(ends, ends[1:], strict=False)]  # one for each layer
+        self.blocks = [slice(a, b) for a, b in pairwise(ends)]  # one for each layer
         self.batch_size = float(layers[0].batch_size)
         self.ratio = float(layers[0].fitted_batch_size) / self.batch_size  # r²
         self.loc_mean, fit_scale = self._flat("loc_mean"), self._flat("scale_mean")

@@ -49,7 +49,9 @@ class StochasticBatchNorm(Stochastic):
     @property
     def original(self) -> type[_BatchNorm]:
         """The class that the layer had before."""
-        return next(c for c in type(self).__mro__ if issubclass(c, _BatchNorm) and not issubclass(c, StochasticBatchNorm))
+        return next(
+            c for c in type(self).__mro__ if issubclass(c, _BatchNorm) and not issubclass(c, StochasticBatchNorm)
+        )
 
     @property
     def fitted(self) -> bool:
@@ -74,7 +76,7 @@ class StochasticBatchNorm(Stochastic):
         return cast(Any, super()).forward(x)
 
     def _with_running(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-        """The layer's own ``forward`` with other running statistics: right for subclasses that do more than BatchNorm."""
+        """The layer's own ``forward`` with other running statistics: right for subclasses that do more, too."""
         buffers = self._buffers
         before = buffers["running_mean"], buffers["running_var"]
         buffers["running_mean"], buffers["running_var"] = mean, var
@@ -100,14 +102,14 @@ class StochasticBatchNorm(Stochastic):
     def _check_input(self, x: Tensor) -> None:
         cast(Any, self)._check_input_dim(x)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any) -> None:
         """Makes room for stored statistics, so that a fitted network can be loaded into a freshly converted one."""
         begin = f"{prefix}statistics."
         stored = {key[len(begin) :]: value for key, value in state_dict.items() if key.startswith(begin)}
         if stored:
             device = next((t.device for t in (*self.parameters(False), *self.buffers(False))), torch.device("cpu"))
             self.statistics = Statistics.like(stored, device)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def __reduce__(self) -> Any:  # the class is made at run time: say how to make it again
         return _rebuild, (self.original,), self.__dict__

@@ -96,6 +96,9 @@ class StatisticsSource(Source):
 
         A layer that is called more often than in the passes that were fitted is being called without its root: that
         begins a new pass.
+
+        Raises:
+            RuntimeError: If the layer was not called while the network was fitted.
         """
         site = self.site(layer)
         if self._current is None:
