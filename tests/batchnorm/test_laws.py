@@ -305,3 +305,30 @@ def test_bad_input(net: nn.Module) -> None:
     with pytest.raises(ValueError, match="holds 2 samples, 3 were asked for"):
         dither.predict(batchnorm.bank(net, 2), data(2), 3)
     assert Bank().needs_records
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("shape", [(4, 3), (4, 3, 5), (4, 3, 5, 2), (2, 3, 2, 3, 2)], ids=str)
+def test_given_statistics_normalise_as_torch_does(shape: tuple[int, ...], affine: bool) -> None:
+    kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}[len(shape)]
+    net = batchnorm.convert(kind(3, eps=0.3, affine=affine)).double().eval()
+    if affine:
+        nn.init.normal_(net.weight)
+        nn.init.normal_(net.bias)
+    batchnorm.fit(net, [torch.randn(8, *shape[1:], dtype=torch.float64) for _ in range(4)])
+    x = torch.randn(shape, dtype=torch.float64)
+    mean, var = torch.randn(2, 3, dtype=torch.float64), torch.rand(2, 3, dtype=torch.float64)
+    source = find_source(net)
+
+    def one(mean: Tensor, var: Tensor) -> Tensor:
+        source.give([mean, var])
+        return net(x)
+
+    with dither.sampling(net):
+        folded = torch.func.vmap(one)(mean, var)
+        looped = torch.stack([one(m, v) for m, v in zip(mean, var, strict=True)])
+    source.release()
+    for found in (folded, looped):
+        for sample in range(2):
+            truth = nn.functional.batch_norm(x, mean[sample], var[sample], net.weight, net.bias, False, 0.0, 0.3)
+            torch.testing.assert_close(found[sample], truth)
