@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
 
 from .._inputs import map_tensors, tensors
 from ._fold import Call, can_fold
@@ -90,7 +91,7 @@ def _measure(sampler: Sampler, batch: Batch, max_batch: int | None) -> tuple[Pla
         first, record = sampler.plain(batch, 0), None
     second, each = _timed(batch, lambda: sampler.plain(batch, 1))
     plan = Plan(seconds={"loop": each * count})
-    if _has_images(batch):
+    if _has_images(batch) and not any(isinstance(m, _DropoutNd) for m in sampler.layers.values()):
         last = _channels_last(batch)
         tried = _tried(lambda: _timed(batch, lambda: sampler.plain(last, 1)))
         if tried is not None and tried[1] < _GAIN * each and _close(tried[0], second):
@@ -189,5 +190,8 @@ def _channels_last(batch: Batch) -> Batch:
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
+    """Whether two ways agree to rounding; never if they are not finite."""
+    if a.shape != b.shape or not bool(torch.isfinite(b).all()):
+        return False
     tolerance = _ROUNDING.get(b.dtype, _COARSE)
-    return a.shape == b.shape and torch.allclose(a, b, rtol=tolerance, atol=tolerance * float(b.abs().max()))
+    return torch.allclose(a, b, rtol=tolerance, atol=tolerance * float(b.abs().amax()))

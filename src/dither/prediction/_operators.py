@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,14 +15,31 @@ T = TypeVar("T")
 _FRESH = {"aten::empty", "aten::empty_like", "aten::empty_strided", "aten::new_empty", "aten::new_empty_strided"}
 
 
+class Kind(NamedTuple):
+    """What an operator is, by its schema."""
+
+    random: bool  # draws from a global generator
+    dropout: int | None  # position of an argument that turns the drawing off if it is zero
+    fresh: bool  # makes memory that is not filled
+    writes: tuple[tuple[int, str], ...]  # position and name of the arguments that it writes into
+
+    def draws(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether this call draws: attention is tagged as random even without dropout."""
+        if not self.random or self.dropout is None:
+            return self.random
+        at = self.dropout
+        return (args[at] if at < len(args) else kwargs.get("dropout_p", 0.0)) != 0
+
+
 @cache
-def kind(func: Any) -> tuple[bool, bool, tuple[tuple[int, str], ...]]:
-    """Whether the operator draws random numbers, makes unfilled memory, and which arguments it writes into."""
+def kind(func: Any) -> Kind:
+    """What is known of an operator."""
     schema = func._schema
+    names = [a.name for a in schema.arguments]
+    writes = [(i, a.name) for i, a in enumerate(schema.arguments) if a.alias_info is not None and a.alias_info.is_write]
     random = torch.Tag.nondeterministic_seeded in func.tags
-    arguments = enumerate(schema.arguments)
-    writes = tuple((i, a.name) for i, a in arguments if a.alias_info is not None and a.alias_info.is_write)
-    return random, schema.name in _FRESH, writes
+    dropout = names.index("dropout_p") if "dropout_p" in names else None
+    return Kind(random, dropout, schema.name in _FRESH, tuple(writes))
 
 
 def written(writes: tuple[tuple[int, str], ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:

@@ -60,6 +60,7 @@ def predict(
         ValueError: If ``num_samples`` or ``max_batch`` is below 1, the network has nothing that draws, all samples
             come out identical, there is no input, or inputs or outputs are not finite.
         RuntimeError: If a converted network was not fitted.
+        TypeError: If ``x`` is neither inputs nor a loader.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, 3)).eval()
@@ -72,6 +73,8 @@ def predict(
     if max_batch is not None and max_batch < 1:
         raise ValueError(f"max_batch is {max_batch}: that is not room for one row; expected at least 1")
     nets = list(net.members) if isinstance(net, Ensemble) else [net]
+    if not isinstance(x, Iterable):
+        raise TypeError(f"x is a {describe(x)}, expected a tensor, a tuple, a dict or a loader")
     samplers = [Sampler(member, num_samples, generator) for member in nets]
     if num_samples > 1 and not isinstance(net, Ensemble) and not samplers[0].layers:
         raise ValueError(

@@ -121,12 +121,12 @@ class Recording(TorchDispatchMode):
         kwargs = kwargs or {}
         if self.record.reason:
             return func(*args, **kwargs)
-        random, fresh, writes = kind(func)
-        random = random and kwargs.get("dropout_p", 1) != 0
+        known = kind(func)
+        random = known.draws(args, kwargs)
         inputs = leaves((args, kwargs), Tensor)
         memories = [self._memory.get(storage(t)) for t in inputs]
-        marked = random or fresh or any(m is not None and m.marked for m in memories)
-        targets = written(writes, args, kwargs)
+        marked = random or known.fresh or any(m is not None and m.marked for m in memories)
+        targets = written(known.writes, args, kwargs)
         if marked:
             self._read(inputs)
             self._check_marked(targets)
@@ -136,7 +136,7 @@ class Recording(TorchDispatchMode):
         out = func(*args, **kwargs)
         self._made(leaves(out, Tensor), {storage(t) for t in inputs}, marked)
         self.record.random += random
-        self.record.depends |= marked and not fresh
+        self.record.depends |= marked and not known.fresh
         if not marked:
             self.record.steps.append((func, key, change(out, Tensor, self._value)))
         return out
@@ -205,7 +205,7 @@ class Replaying(TorchDispatchMode):
             return change(step[2], Value, self._restore)
         inputs = leaves((args, kwargs), Tensor)
         self.check(inputs)
-        if any(storage(t) in self._kept for t in written(kind(func)[2], args, kwargs)):
+        if any(storage(t) in self._kept for t in written(kind(func).writes, args, kwargs)):
             raise Diverged(f"{func} writes into what is kept")
         return func(*args, **kwargs)
 
