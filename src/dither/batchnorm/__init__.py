@@ -5,6 +5,7 @@ from ._convert import convert as convert
 from ._convert import revert as revert
 from ._exact import exact_predict as exact_predict
 from ._fit import fit as fit
+from ._freeze import freeze as freeze
 from ._laws import Bank as Bank
 from ._laws import Cached as Cached
 from ._laws import Correlated as Correlated
