@@ -65,8 +65,12 @@ def python_blocks() -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", README, flags=re.M | re.S)
 
 
-def test_readme_example_is_short_and_runs(tmp_path: Path) -> None:
-    (example,) = python_blocks()
+@pytest.mark.parametrize(
+    ("number", "printed"), [(0, ("kept/total", "original / small")), (1, ("tensor([[",))], ids=["prune", "doubt"]
+)
+def test_readme_examples_are_short_and_run(number: int, printed: tuple[str, ...], tmp_path: Path) -> None:
+    assert len(python_blocks()) == 2
+    example = python_blocks()[number]
     code = [line for line in example.splitlines() if line.strip() and not line.startswith(("import ", "from ", "#"))]
     assert len(code) <= 16
     ran = subprocess.run(
@@ -78,8 +82,7 @@ def test_readme_example_is_short_and_runs(tmp_path: Path) -> None:
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    assert "kept/total" in ran.stdout
-    assert "original / small" in ran.stdout
+    assert all(text in ran.stdout for text in printed), ran.stdout
 
 
 def test_readme_links_lead_somewhere() -> None:

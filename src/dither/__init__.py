@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .prediction import Prediction as Prediction
     from .prediction import predict as predict
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Where each name lives. It is imported when it is first used: `dither --help` does not wait for torch.
 _HOMES = {
