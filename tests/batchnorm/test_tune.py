@@ -119,6 +119,7 @@ def test_dicts_and_modes() -> None:
     [
         ([], {}, "the loader is empty"),
         ([torch.randn(5, 4)], {}, r"batch 0 of the loader has no labels; tune needs \(inputs, target\)"),
+        ([held_out(5), torch.randn(5, 4)], {}, "batch 1 of the loader has no labels"),
         (
             [(torch.randn(5, 4), torch.rand(5))],
             {},
