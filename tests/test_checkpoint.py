@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import dither
-from dither import CheckpointError, _checkpoint, pruning
+from dither import CheckpointError, _checkpoint, batchnorm, pruning
 
 
 class Net(nn.Module):
@@ -421,3 +421,68 @@ def test_record_that_is_damaged(net: Net, tmp_path: Path, record: object) -> Non
     dither.save(small, tmp_path / "a.safetensors")
     with pytest.raises(CheckpointError, match=r"a\.safetensors was shrunk from another network"):
         dither.load(Net(), tmp_path / "a.safetensors")
+
+
+# ---- with BatchNorm that draws
+
+
+def normed() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
+
+
+LAWS = [
+    batchnorm.Factorized(),
+    batchnorm.Empirical(joint=False),
+    batchnorm.Correlated(rank=2, shrinkage=0.1),
+    batchnorm.Cached(),
+]
+
+
+@pytest.mark.parametrize("law", LAWS, ids=str)
+@pytest.mark.parametrize("banked", [False, True])
+def test_fitted_network_with_its_law(law: batchnorm.Law, banked: bool, tmp_path: Path) -> None:
+    net = batchnorm.convert(normed()).eval()
+    batchnorm.fit(net, torch.randn(60, 2, 4, 4).split(6), law=law)
+    batchnorm.rescale(net, batch_size=6)
+    if banked and not law.looks_at_input:
+        net = batchnorm.bank(net, 5)
+    dither.save(net, tmp_path / "net.safetensors")
+    again = dither.load(batchnorm.convert(normed()).eval(), tmp_path / "net.safetensors")
+    x = torch.randn(3, 2, 4, 4)
+    first, second = (dither.predict(n, x, 4, generator=torch.Generator().manual_seed(1)).probs for n in (net, again))
+    assert torch.equal(first, second)
+    assert again[1].source.law == net[1].source.law
+
+
+def test_shrunk_and_fitted(tmp_path: Path) -> None:
+    x = torch.randn(3, 2, 4, 4)
+    noisy = pruning.attach(normed().eval(), x)
+    for gate in pruning.gates(noisy).values():
+        gate.loc.data[::2] = -15.0
+    small = pruning.shrink(noisy, pruning.plan(noisy.eval(), x), x)
+    net = batchnorm.convert(small)
+    batchnorm.fit(net, torch.randn(60, 2, 4, 4).split(6))
+    dither.save(net, tmp_path / "net.safetensors")
+    again = dither.load(batchnorm.convert(normed()).eval(), tmp_path / "net.safetensors")
+    first, second = (dither.predict(n, x, 4, generator=torch.Generator().manual_seed(1)).probs for n in (net, again))
+    assert torch.equal(first, second)
+    assert torch.equal(batchnorm.revert(again)(x), small(x))
+
+
+def test_converted_files_and_networks_that_do_not_fit(tmp_path: Path) -> None:
+    net = batchnorm.convert(normed()).eval()
+    dither.save(net, tmp_path / "converted.safetensors")
+    batchnorm.fit(net, torch.randn(60, 2, 4, 4).split(6))
+    dither.save(net, tmp_path / "fitted.safetensors")
+    with pytest.raises(CheckpointError, match=r"was converted: pass batchnorm\.convert\(net\)"):
+        dither.load(normed(), tmp_path / "fitted.safetensors")
+    assert dither.load(net, tmp_path / "converted.safetensors")[1].statistics is None
+    assert type(dither.load(normed(), tmp_path / "converted.safetensors")[1]) is nn.BatchNorm2d
+    changed_header(tmp_path / "fitted.safetensors", "Factorized", "Clairvoyan")
+    with pytest.raises(CheckpointError, match="names the law 'Clairvoyan', known are Factorized"):
+        dither.load(net, tmp_path / "fitted.safetensors")
+
+
+def changed_header(path: Path, old: str, new: str) -> None:
+    assert len(old) == len(new)
+    path.write_bytes(path.read_bytes().replace(old.encode(), new.encode()))

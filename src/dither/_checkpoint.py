@@ -50,6 +50,7 @@ class Header:
         shapes: Shape of every tensor in the file.
         shared: ``{name: name of the stored tensor}`` for names that share one tensor (tied weights).
         shrunk: What `pruning.shrink` kept, or None: ``{"kept": {tensor: {dim: [index]}}, "selects": …, "plan": …}``.
+        law: What a network with converted BatchNorm draws from, ``{"name": "Factorized"}``, or None.
         metadata: The caller's own JSON values.
     """
 
@@ -57,6 +58,7 @@ class Header:
     shapes: Mapping[str, tuple[int, ...]]
     shared: Mapping[str, str] = field(default_factory=dict[str, str])
     shrunk: Mapping[str, Any] | None = None
+    law: Mapping[str, Any] | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
@@ -65,7 +67,7 @@ def save(net: nn.Module, path: str | os.PathLike[str], metadata: Mapping[str, An
 
     The write is atomic: a temporary file in the same folder is written, flushed to the disk and renamed. Whatever goes
     wrong, the file that was there before survives. Tied weights are stored once. Works for plain and shrunk networks,
-    and for networks that still carry gates.
+    for networks that still carry gates, and for converted and fitted BatchNorm, with the law.
 
     Args:
         net: The network. Every entry of its ``state_dict`` must be a dense tensor.
@@ -93,6 +95,7 @@ def save(net: nn.Module, path: str | os.PathLike[str], metadata: Mapping[str, An
         "class": type_before_parametrizations(net).__name__,
         "shared": shared,
         "shrunk": _shrunk(net),
+        **({"law": law} if (law := _law(net)) else {}),
         "metadata": dict(metadata or {}),
     }
     try:
@@ -114,7 +117,8 @@ def load(net: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     device of ``net``. All is checked before anything is filled, and ``net`` itself is never changed.
 
     Args:
-        net: A network built as the saved one was; with gates (`pruning.attach`) if the saved one had gates.
+        net: A network built as the saved one was; with gates (`pruning.attach`) if the saved one had gates, converted
+            (`batchnorm.convert`) if the saved one was.
         path: The file.
 
     Returns:
@@ -137,6 +141,7 @@ def load(net: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     net = _unwrapped(net)
     _check_class(header, net, path)
     filled = _structured(header, copy.deepcopy(net), path)
+    _make_room(header, filled, path)
     _check_fit(header, filled, path)
     _fill(filled, values, path)
     return filled
@@ -239,7 +244,7 @@ def _parse(raw: Mapping[str, str], shapes: dict[str, tuple[int, ...]], path: Pat
             )
         shared = cast("dict[str, str]", entries["shared"])
         shapes |= {name: shapes[stored] for name, stored in shared.items()}
-        return Header(entries["class"], shapes, shared, entries["shrunk"], entries["metadata"])
+        return Header(entries["class"], shapes, shared, entries["shrunk"], entries.get("law"), entries["metadata"])
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"the header of {path} is damaged ({error!r}). Save the network again.") from error
 
@@ -269,6 +274,32 @@ def _structured(header: Header, net: nn.Module, path: str | os.PathLike[str]) ->
     return small
 
 
+def _make_room(header: Header, net: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Room for the statistics of converted BatchNorm layers, and the law that they are drawn from."""
+    if not _is_converted(net):
+        return
+    from .batchnorm._stored import make_room
+
+    try:
+        make_room(net, header.shapes, header.law)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{os.fspath(path)}: {error}. Save the network again, or install a newer dither."
+        ) from error
+
+
+def _is_converted(net: nn.Module) -> bool:
+    return any(hasattr(module, "source") and hasattr(module, "statistics") for module in net.modules())
+
+
+def _law(net: nn.Module) -> dict[str, Any] | None:
+    if not _is_converted(net):
+        return None
+    from .batchnorm._stored import law_to_json
+
+    return law_to_json(net)
+
+
 def _check_fit(header: Header, net: nn.Module, path: str | os.PathLike[str]) -> None:
     """Same names and shapes on both sides."""
     shapes = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
@@ -285,6 +316,9 @@ def _check_fit(header: Header, net: nn.Module, path: str | os.PathLike[str]) -> 
             (True, False): "The saved network has gates: pass pruning.attach(net, example_inputs).",
             (False, True): "The saved network has no gates: pass the network without pruning.attach.",
         }.get((gates[0], gates[1]), FULL_SIZE if header.shrunk else "Pass a network built as the saved one was.")
+        fitted = any(".statistics." in f".{name}" for name in header.shapes)
+        if fitted and not _is_converted(net):
+            advice = "The saved network was converted: pass batchnorm.convert(net)."
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise CheckpointError(
             f"{os.fspath(path)} does not fit this {header.class_name}: {'; '.join(wrong[:3])}{more}. {advice}"
