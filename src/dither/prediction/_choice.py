@@ -53,8 +53,17 @@ class Plan:
     calls: list[Call] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        way = f"{self.fold} samples in a pass" if self.fold > 1 else "loop, prefix once" if self.replay else "loop"
+        return way + ", channels last" * self.channels_last
+
 
 _plans: WeakKeyDictionary[nn.Module, dict[Any, Plan]] = WeakKeyDictionary()
+
+
+def plan_of(net: nn.Module) -> Plan | None:
+    """The plan that was made last for a network, to look at."""
+    return next(reversed(_plans.get(net, {}).values()), None)
 
 
 def run_samples(sampler: Sampler, batch: Batch, max_batch: int | None) -> Tensor:
@@ -141,15 +150,20 @@ def _tried(run: Callable[[], T]) -> T | None:
 
 
 def _timed(batch: Batch, run: Callable[[], T]) -> tuple[T, float]:
-    """The result and the seconds of the fastest of a few runs; slow ones are run once."""
+    """The result and the seconds of the fastest of a few runs; slow ones are run once.
+
+    On a CPU, the processor time counts where it is less than the time that passed: then other programs had the machine.
+    """
     waits = [torch.get_device_module(d) for d in {t.device.type for t in tensors(batch.inputs)} - {"cpu"}]
     best, spent, repeats = float("inf"), 0.0, 0
     while True:
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), time.process_time()
         out = run()
         for wait in waits:
             wait.synchronize()
         seconds = time.perf_counter() - start
+        if not waits:
+            seconds = min(seconds, time.process_time() - busy)
         best, spent, repeats = min(best, seconds), spent + seconds, repeats + 1
         if spent > _BUSY or repeats == _REPEATS:
             return out, best

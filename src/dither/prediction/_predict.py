@@ -73,7 +73,7 @@ def predict(
     if max_batch is not None and max_batch < 1:
         raise ValueError(f"max_batch is {max_batch}: that is not room for one row; expected at least 1")
     nets = list(net.members) if isinstance(net, Ensemble) else [net]
-    if not isinstance(x, Iterable):
+    if not isinstance(x, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"x is a {describe(x)}, expected a tensor, a tuple, a dict or a loader")
     samplers = [Sampler(member, num_samples, generator) for member in nets]
     if num_samples > 1 and not isinstance(net, Ensemble) and not samplers[0].layers:
