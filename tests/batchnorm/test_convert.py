@@ -254,3 +254,16 @@ def test_bad_input() -> None:
         net(torch.rand(2, 1, 28, 28))
     with pytest.raises(RuntimeError, match=r"batchnorm\.fit"):
         dither.predict(net, torch.rand(2, 1, 28, 28), 2)
+
+
+@pytest.mark.slow
+def test_compiled_and_exported() -> None:
+    model = LeNet5BatchNorm().eval()
+    net = batchnorm.convert(model)
+    x = torch.rand(4, 1, 28, 28)
+    torch.testing.assert_close(torch.export.export(net, (x,)).module()(x), model(x))
+    compiled = torch.compile(net, backend="eager")
+    torch.testing.assert_close(compiled(x), model(x))
+    batchnorm.fit(net, [torch.rand(8, 1, 28, 28) for _ in range(4)])
+    with torch.no_grad(), dither.sampling(net):
+        assert not torch.equal(compiled(x), compiled(x))

@@ -112,6 +112,7 @@ class StatisticsSource(Source):
             return self.statistics(layer, x)
         return self.law.statistics(fitted, self._current, fitted.part(layer.number, site), x)
 
+    @torch.compiler.disable  # draws stay eager: one break in the graph, at the first layer
     def _draw(self) -> Draws:
         if self.given is not None:
             return self.given
