@@ -81,7 +81,8 @@ def _doubt(console: Console, out: Path, seed: int, threads: int | None) -> None:
     _tell(
         console,
         "AUROC: how often a digit from 5 to 9 has more entropy than one from 0 to 4; 0.5 is chance, 1 is always.\n"
-        f"{report.change_in_words} On data as easy as this, one network can be as good as 16 draws.\n"
+        f"{report.change_in_words}\n"
+        "On data as easy as this, one network can be as good as 16 draws.\n"
         f"Report and figures in {report.folder}",
     )
 
