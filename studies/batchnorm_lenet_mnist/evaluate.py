@@ -19,7 +19,7 @@ from dither import batchnorm, metrics
 from dither.training import Batches, Fit, Images, predict_logits
 from studies.batchnorm_lenet_mnist.settings import BATCH_SIZE, Method, Settings
 
-ROWS = 500  # in one pass: activations stay in the cache's reach
+ROWS = 250  # in one pass: activations stay within reach of the cache
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,8 @@ class Network:
         net = batchnorm.rescale(batchnorm.set_law(self.stochastic, method.law()), batch_size=BATCH_SIZE)
         if method.tuned:
             generator = torch.Generator().manual_seed(self.seed)
-            batchnorm.tune(net, list(self.batches(held_out, 500)), generator=generator)
+            loader, count = list(self.batches(held_out, ROWS)), self.settings.tune_samples
+            batchnorm.tune(net, loader, num_samples=count, generator=generator)
         return net
 
     def batches(self, images: Images, batch_size: int = 0) -> Iterator[tuple[Tensor, Tensor]]:

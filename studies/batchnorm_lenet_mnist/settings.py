@@ -80,6 +80,7 @@ class Settings:
         num_samples: S of the rows that are sampled.
         groups: samples are kept as means over this many groups, for Monte-Carlo errors by the jackknife.
         records: batches whose statistics the empirical laws may draw.
+        tune_samples: samples with which a batch size of the noise is chosen.
         checks: numbers of samples for the curve.
         timing_images: images of one measurement of time.
         timing_repeats: measurements.
@@ -91,6 +92,7 @@ class Settings:
     num_samples: int = 50
     groups: int = 10
     records: int = 512
+    tune_samples: int = 16
     checks: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 50)
     timing_images: int = 1000
     timing_repeats: int = 3
@@ -117,15 +119,16 @@ FULL = Settings(
 )
 SMOKE = Settings(
     {
-        "plain": Net("lenet5_bn", 2, (0, 1)),
-        "dropout": Net("lenet5_bn_dropout", 2, (0,)),
-        "long": Net("lenet5_bn", 2, (0,)),
+        "plain": Net("lenet5_bn", 1, (0, 1)),
+        "dropout": Net("lenet5_bn_dropout", 1, (0,)),
+        "long": Net("lenet5_bn", 1, (0,)),
     },
     data="digits",
     validation=237,
     num_samples=4,
     groups=2,
     records=64,
+    tune_samples=2,
     checks=(1, 2, 4),
     timing_images=64,
     timing_repeats=2,
