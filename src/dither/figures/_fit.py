@@ -87,5 +87,5 @@ def _draw(axes: Any, sample: Tensor, color: str, rejected: float) -> None:
     axes.set_xlim(-reach, reach)
     axes.set_ylim(-_REACH, _REACH)
     if not math.isnan(rejected):
-        words = f"{100 * rejected:.0f} % of channels rejected"
+        words = f"{100 * rejected:.0f} % rejected"
         axes.text(0.04, 0.95, words, transform=axes.transAxes, va="top", fontsize=FONT - 1, color=TEXT)
