@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,14 +11,13 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
 
-from .._inputs import tensors
 from .._sampling import Stochastic
 from ..prediction._link import Link, softmax
 from ._bank import bank
 from ._convert import revert
 from ._laws import Bank
 from ._layer import StochasticBatchNorm
-from ._once import Once
+from ._once import in_turn
 from ._source import find_source
 
 
@@ -38,15 +36,17 @@ def freeze(
     than once in a pass has a site for each call. A subclass of BatchNorm with a ``forward`` of its own stays, and gets
     the drawn statistics as running statistics.
 
-    All samples run in one pass: `torch.func.vmap` over the buffers, the input shared. So what comes before the first
-    converted layer is computed once, in the exported graph too, and shortcuts need no care; running the samples one
-    after the other would put that part into the graph S times. Where vmap cannot run a network (it writes into a tensor
-    that the samples share, or branches on values), the samples are run one after the other. Memory is that of a batch
-    of S·B behind the first converted layer.
+    All samples run in one call, and what does not depend on the draw is computed once, whatever shortcuts there are.
+    Called from Python or compiled, the samples are folded: `torch.func.vmap` over the buffers, the input shared. An
+    exported graph has them one after the other, because vmap makes a graph for one batch size only (its rules for
+    convolutions and pools ask for a number); calls of torch functions with the very same arguments stand in it for the
+    first sample only. A network that vmap cannot run (it writes into a tensor that the samples share, or branches on
+    values) goes the second way in Python too. Memory is that of a batch of S·B behind the first converted layer.
 
-    The module is made for inference, in eval mode. ``torch.export``, ``torch.onnx.export(dynamo=True)`` and
-    ``torch.compile`` take it, with a dynamic batch size too; ``state_dict`` holds the draws. It is called with the
-    inputs of the net, the first one by position.
+    The module is made for inference: in eval mode, its parameters want no gradients. ``torch.export``,
+    ``torch.onnx.export(dynamo=True)`` and ``torch.compile`` take it; ``state_dict`` holds the draws. It is called with
+    the inputs of the net, the first one by position. Give outputs of an ONNX graph names that are no operators: the
+    exporter of torch 2.13 writes an invalid file if one is called "mean" and the network has a node of that name.
 
     Args:
         net: A fitted network, or a `bank`, whose first S samples are taken; left as it is.
@@ -61,8 +61,8 @@ def freeze(
 
     Raises:
         ValueError: If ``num_samples < 1``, the net is not converted, its law cannot be stored (`Cached`), a bank has
-            fewer samples, or something else in the net would be sampled by ``dither.predict``: dropout with p > 0 or
-            noise of ``dither.pruning``. A frozen net would answer something else than ``predict``.
+            fewer samples, or ``dither.predict`` would sample something else in the net too (dropout with p > 0, noise
+            of ``dither.pruning``), so that a frozen net could not answer what it does.
         RuntimeError: If the net is not fitted.
 
     Source: draws as in `bank`. Oracle: ``dither.predict(bank, x, num_samples)``.
@@ -84,7 +84,7 @@ def freeze(
     source = find_source(drawn)
     fitted = source.checked()
     draws = source.law.draw(fitted, num_samples)
-    plain = revert(net).eval()
+    plain = revert(net).eval().requires_grad_(False)
     made: dict[str, nn.Module] = {}
     for name, layer in drawn.named_modules():
         if not isinstance(layer, StochasticBatchNorm):
@@ -109,37 +109,33 @@ class FrozenNet(nn.Module):
         self.link = link
         self.folded = True  # until vmap fails
         layers = [(name, layer) for name, layer in net.named_modules() if isinstance(layer, FrozenNorm)]
-        self.layers = [name for name, _ in layers]
         self.names = [f"{name}.{buffer}" for name, layer in layers for buffer in layer.draws]
 
     def forward(self, x: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Mean, entropy and mutual information of all samples."""
 
         def one(draw: dict[str, Tensor]) -> Tensor:
-            for name in self.layers:
-                self.net.get_submodule(name).begin()
-            return self.link(functional_call(self.net, draw, (x, *args), kwargs))
+            for layer in self.net.modules():
+                if isinstance(layer, FrozenNorm):
+                    layer.begin()
+            return self.link(functional_call(self.net, draw, (x, *args), kwargs, tie_weights=False))
 
-        probs = self._samples(one, {name: self.net.get_buffer(name) for name in self.names}, (x, args, kwargs))
+        probs = self._samples(one, {name: self.net.get_buffer(name) for name in self.names})
         mean = probs.mean(0)
-        entropy = _entropy(mean, 1)
-        return mean, entropy, (entropy - _entropy(probs, 2).mean(0)).clamp_min(0)
+        entropy, expected = _entropy(mean, 1), _entropy(probs, 2).mean(0)
+        return mean, entropy, (entropy - expected).clamp_min(0)
 
-    def _samples(self, one: Callable[[dict[str, Tensor]], Tensor], draws: dict[str, Tensor], inputs: Any) -> Tensor:
-        if self.folded and not _is_dynamic(inputs):
+    def _samples(self, one: Callable[[dict[str, Tensor]], Tensor], draws: dict[str, Tensor]) -> Tensor:
+        folded = self.folded and not _is_exporting()
+        if folded:
             try:
                 return torch.func.vmap(one)(draws)
             except RuntimeError:  # what is wrong with the input is raised again by the loop
-                self.folded = False
+                pass
         count = next(iter(draws.values())).shape[0]
-        once = nullcontext() if torch.compiler.is_dynamo_compiling() else Once()
-        probs: list[Tensor] = []
-        for s in range(count):
-            draw = {name: values[s] for name, values in draws.items()}
-            with once:
-                if isinstance(once, Once):
-                    once.begin()
-                probs.append(one(draw))
+        probs = in_turn(one, [{name: values[s] for name, values in draws.items()} for s in range(count)])
+        if folded:
+            self.folded = False
         return torch.stack(probs)
 
 
@@ -175,7 +171,8 @@ class FrozenNorm(nn.Module):
         """The normalised input, of its dtype."""
         shape = (-1, *([1] * (x.ndim - 2)))
         scale, shift = (t.view(shape) for t in self.current())
-        return torch.addcmul(shift, x, scale).to(x.dtype)
+        out = torch.addcmul(shift, x, scale)
+        return out if out.dtype == x.dtype else out.to(x.dtype)
 
 
 class FrozenOwnNorm(FrozenNorm):
@@ -190,9 +187,9 @@ class FrozenOwnNorm(FrozenNorm):
         return functional_call(self.layer, dict(zip(self.draws, self.current(), strict=True)), (x,))
 
 
-def _is_dynamic(inputs: Any) -> bool:
-    """Whether a graph with symbolic sizes is being made: vmap would turn them into numbers at the first convolution."""
-    return any(isinstance(size, torch.SymInt) for t in tensors(inputs) for size in t.shape)
+def _is_exporting() -> bool:
+    exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+    return exporting()
 
 
 def _frozen_layer(layer: StochasticBatchNorm, plain: nn.Module, mean: Tensor, var: Tensor) -> FrozenNorm:
@@ -215,7 +212,7 @@ def _replaced(net: nn.Module, layers: dict[str, nn.Module]) -> nn.Module:
     """``net`` with other modules in these places, and wherever else the same modules stand."""
     instead = {id(net.get_submodule(name)): layer for name, layer in layers.items()}
     for module in list(net.modules()):
-        for name, child in module.named_children():
+        for name, child in module._modules.items():  # pyright: ignore[reportPrivateUsage]  # shared ones by each name
             if id(child) in instead:
                 setattr(module, name, instead[id(child)])
     return instead.get(id(net), net)
