@@ -33,7 +33,12 @@ else:
 HERE = Path(__file__).parent
 MARK = "<!-- study:batchnorm_lenet_mnist -->"
 END = "<!-- /study -->"
-PAIRS = (("sbn", "single"), ("ensemble + sbn", "ensemble"), ("dropout + sbn", "dropout"))
+PAIRS = (
+    ("sbn", "single"),
+    ("sbn, weight decay", "single, weight decay"),
+    ("ensemble + sbn", "ensemble"),
+    ("dropout + sbn", "dropout"),
+)
 COLUMNS = {  # title: key, factor, digits
     "error %": ("error_pct", 1, 2),
     "NLL": ("nll", 1, 4),
@@ -55,7 +60,8 @@ def collect(out: Path, target: Path, settings: Settings, questions: Questions, t
         members = sorted(r["seed"] for r in records if r["method"] == of)
         if len(members) > 1:
             made = answers[name, 0] = together([answers[of, seed] for seed in members])
-            common = next({k: r[k] for k in ("net", "epochs", "data", "ood")} for r in records if r["method"] == of)
+            first = next(r for r in records if r["method"] == of)
+            common = {key: first[key] for key in ("net", "epochs", "weight_decay", "data", "ood")}
             records.append({**common, "method": name, "seed": 0, "members": members, **score(made, questions)})
     order = list(TITLES)
     records.sort(key=lambda r: (order.index(r["method"]), r["seed"]))

@@ -97,6 +97,7 @@ def answer(name: str, network: Network, questions: Questions, out: Path) -> dict
     record = {
         "net": settings.nets[method.net].model,
         "epochs": settings.nets[method.net].epochs,
+        "weight_decay": settings.nets[method.net].weight_decay,
         "data": settings.data,
         "ood": Path(questions.outside.name.removesuffix(" (test)")).name,
         "method": name,

@@ -63,7 +63,7 @@ class Plan:
 
 FULL = Plan(
     trained=TRAINED,
-    prune=Fit(epochs=16, batch_size=125, lr=1e-3),
+    prune=Fit(epochs=8, batch_size=125, lr=1e-3),
     noise=Noise(
         gate_lr=2e-2,
         kl_weights={"conv1": 190.0, "conv2": 54.0, "fc1[in]": 5.0, "fc1": 5.0},
