@@ -466,6 +466,29 @@ def test_passes_share_what_they_can_and_are_right(run: Any, sines: int | None) -
     assert sines is None or len(rows.seen) == sines
 
 
+def test_a_pass_that_broke_off_leaves_nothing_behind() -> None:
+    net, x = fitted("shared")
+    frozen = batchnorm.freeze(net, SAMPLES)
+    expected = frozen(x)
+    between = frozen.net.get_submodule("b")
+
+    def fail(module: nn.Module, args: Any) -> None:
+        raise RuntimeError("between the two calls")
+
+    handle = between.register_forward_pre_hook(fail)
+    for folded in (True, False):  # three passes in all: an even number would count the calls back to zero
+        frozen.folded = folded
+        with pytest.raises(RuntimeError, match="between the two calls"):
+            frozen(x)
+    handle.remove()
+    frozen.folded = True
+    assert_same(frozen(x), expected, 0)
+    with pytest.raises(RuntimeError, match="shape"):
+        frozen(x[:, :2])
+    assert frozen.folded  # it was not vmap that failed
+    assert_same(frozen(x), expected, 0)
+
+
 @torch_is_deprecated
 def test_the_example_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxscript")

@@ -41,7 +41,8 @@ def freeze(
     exported graph has them one after the other, because vmap makes a graph for one batch size only (its rules for
     convolutions and pools ask for a number); calls of torch functions with the very same arguments stand in it for the
     first sample only. A network that vmap cannot run (it writes into a tensor that the samples share, or branches on
-    values) goes the second way in Python too. Memory is that of a batch of S·B behind the first converted layer.
+    values) goes the second way in Python too, and so does one whose attribute ``folded`` is set to False: with many
+    rows on a CPU that can be faster. Folded, memory is that of a batch of S·B behind the first converted layer.
 
     The module is made for inference: in eval mode, its parameters want no gradients. ``torch.export``,
     ``torch.onnx.export(dynamo=True)`` and ``torch.compile`` take it; ``state_dict`` holds the draws. It is called with
