@@ -183,8 +183,11 @@ def test_a_subclass_keeps_what_it_does_beside() -> None:
         first, second = net(x), net(x)
     assert not torch.equal(first, second)
     assert (first >= 0).all()
-    folded = dither.predict(net, x, 4, link=nn.Identity())
-    assert (folded.samples >= 0).all()
+    assert not net[0].source.foldable
+    assert (dither.predict(net, x, 4, link=nn.Identity()).probs >= 0).all()
+    batchnorm.fit(net, [torch.randn(8, 3, 4, 4) for _ in range(4)], law=batchnorm.Cached())
+    with pytest.raises(RuntimeError, match="'0' is a NormAct with a forward of its own"):
+        dither.predict(net, x, 4, link=nn.Identity())
 
 
 def test_a_fitted_network_survives_copies_and_state_dicts() -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
 
 from .._sampling import Stochastic
@@ -195,8 +194,7 @@ def _is_exporting() -> bool:
 
 def _frozen_layer(layer: StochasticBatchNorm, plain: nn.Module, mean: Tensor, var: Tensor) -> FrozenNorm:
     """A layer with S draws (S, sites, C) in place of ``plain``, what the layer was before it was converted."""
-    own = layer.original.forward not in (_BatchNorm.forward, nn.SyncBatchNorm.forward)
-    if own or plain._forward_hooks or plain._forward_pre_hooks:  # pyright: ignore[reportPrivateUsage]
+    if not layer.plain or plain._forward_hooks or plain._forward_pre_hooks:  # pyright: ignore[reportPrivateUsage]
         for name, value in (("running_mean", mean), ("running_var", var)):
             setattr(plain, name, value[0, 0].clone())  # may be None so far; a pass puts a draw there
         return FrozenOwnNorm(plain, running_mean=mean, running_var=var)

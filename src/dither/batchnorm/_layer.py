@@ -54,12 +54,22 @@ class StochasticBatchNorm(Stochastic):
         )
 
     @property
+    def plain(self) -> bool:
+        """Whether the class that it had before does BatchNorm and nothing else."""
+        return self.original.forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+
+    @property
     def fitted(self) -> bool:
         """Whether the layer knows its law."""
         return self.statistics is not None
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the class docstring says, for the mode that the layer is in."""
+        """What the class docstring says, for the mode that the layer is in.
+
+        Raises:
+            RuntimeError: If the law gives each example its own statistics, and the class that the layer had before
+                does more than BatchNorm.
+        """
         observer = self.source.observer
         if observer is not None:
             self._check_input(x)
@@ -68,6 +78,11 @@ class StochasticBatchNorm(Stochastic):
         if self.training or not self.sampling:
             return self._deterministic(x)
         mean, var = self.source.statistics(self, x)
+        if mean.ndim > 1 and not self.plain:
+            raise RuntimeError(
+                f"{self.name!r} is a {self.original.__name__} with a forward of its own, which takes one mean and "
+                f"variance for the batch; {self.source.law} gives each example its own. Use another law."
+            )
         if self.source.given or mean.ndim > 1:
             return self._normalised(x, mean, var)
         return self._with_running(x, mean, var)

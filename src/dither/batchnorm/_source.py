@@ -63,6 +63,10 @@ class StatisticsSource(Source):
         self._held = self.law.draw(self.checked(), num_samples, generator)
         self._calls.clear()
 
+    @property
+    def foldable(self) -> bool:
+        return all(layer.plain for layer in self.layers.values())
+
     def choose(self, sample: int) -> None:
         self._sample, self._current = sample, None
 
@@ -101,8 +105,9 @@ class StatisticsSource(Source):
             RuntimeError: If the layer was not called while the network was fitted.
         """
         site = self.site(layer)
-        if self._current is None:
-            self._current = self._draw()
+        current = self._current
+        if current is None:
+            current = self._current = _draw(self)
         fitted = self.checked() if self._fitted is None else self._fitted[1]
         sites = fitted.sites(layer.number)
         if not sites:
@@ -110,10 +115,10 @@ class StatisticsSource(Source):
         if site >= sites:
             self.begin()
             return self.statistics(layer, x)
-        return self.law.statistics(fitted, self._current, fitted.part(layer.number, site), x)
+        return self.law.statistics(fitted, current, fitted.part(layer.number, site), x)
 
-    @torch.compiler.disable  # draws stay eager: one break in the graph, at the first layer
-    def _draw(self) -> Draws:
+    def draw(self) -> Draws:
+        """The sample of a pass that begins."""
         if self.given is not None:
             return self.given
         if self._held is not None:
@@ -149,6 +154,11 @@ class StatisticsSource(Source):
     def __getstate__(self) -> dict[str, Any]:
         passing = {"observer": None, "given": None, "_held": None, "_current": None, "_fitted": None, "_calls": {}}
         return {**self.__dict__, **passing}
+
+
+@torch.compiler.disable  # draws stay eager: one break in the graph, at the first layer
+def _draw(source: StatisticsSource) -> Draws:
+    return source.draw()
 
 
 def _version(tensor: Tensor) -> int:
