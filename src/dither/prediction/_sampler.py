@@ -51,7 +51,8 @@ class Sampler:
         seeds = torch.randint(2**63 - 1, (self.num_samples,), generator=self._generator, device=device)
         self._seeds = seeds.tolist()
         with ExitStack() as stack:
-            stack.enter_context(evaluating(self.net))
+            training = any(m.training for m in self.net.modules())  # usually not, and then there is less to put back
+            stack.enter_context(evaluating(*[self.net] * training))
             for source in self.sources:
                 stack.callback(source.release)
                 source.prepare(self.num_samples, self._generator)
