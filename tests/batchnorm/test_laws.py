@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import dither
 from dither import batchnorm
 from dither.batchnorm import Bank, Cached, Correlated, Empirical, Factorized, Law, exact_predict
-from dither.batchnorm._laws import Fitted
+from dither.batchnorm._fitted import Fitted
 from dither.batchnorm._source import find_source
 
 FAILURE_RATE = 1e-7  # of one statistical test; there are about 30 in this file
@@ -161,7 +161,7 @@ def shrinkage_by_loops(rows: Tensor) -> float:
 
 @pytest.mark.parametrize("count", [10, 100])
 def test_shrinkage_against_the_printed_formula(count: int) -> None:
-    from dither.batchnorm._laws import _shrinkage, _standardised
+    from dither.batchnorm._correlated import _shrinkage, _standardised
 
     rows = torch.randn(count, 7, dtype=torch.float64) + torch.randn(count, 1, dtype=torch.float64)
     x = _standardised(rows)
@@ -169,7 +169,7 @@ def test_shrinkage_against_the_printed_formula(count: int) -> None:
 
 
 def test_shrinkage_is_strong_where_there_is_only_chance() -> None:
-    from dither.batchnorm._laws import _shrinkage, _standardised
+    from dither.batchnorm._correlated import _shrinkage, _standardised
 
     x = _standardised(torch.randn(20, 200, dtype=torch.float64))
     assert _shrinkage(x, x @ x.T) > 0.8

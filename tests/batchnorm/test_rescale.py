@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dither import batchnorm
-from dither.batchnorm._laws import Fitted
+from dither.batchnorm._fitted import Fitted
 
 
 def single(layer: nn.Module) -> nn.Module:

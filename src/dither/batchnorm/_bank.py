@@ -7,7 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from ._laws import Bank, Draws, Fitted, Gaussian, normal
+from ._fitted import Draws, Fitted
+from ._laws import Bank, Gaussian, normal
 from ._source import find_source
 from ._statistics import Statistics
 

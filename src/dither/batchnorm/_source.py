@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from .._sampling import Source
-from ._laws import Bank, Draws, Factorized, Fitted, Law
+from ._fitted import Draws, Fitted
+from ._laws import Bank, Factorized, Law
 
 if TYPE_CHECKING:
     from ._layer import StochasticBatchNorm

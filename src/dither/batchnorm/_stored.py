@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._laws import Bank, Cached, Correlated, Empirical, Factorized, Law
+from ._correlated import Correlated
+from ._laws import Bank, Cached, Empirical, Factorized, Law
 from ._layer import StochasticBatchNorm
 from ._source import StatisticsSource
 from ._statistics import Statistics
