@@ -195,6 +195,19 @@ def test_a_network_that_vmap_cannot_run_is_looped() -> None:
     assert plans(net)[0].fold == 1
 
 
+def test_a_batch_that_cannot_be_folded_is_looped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first batch takes a path that vmap can run, the second one asks for a number that depends on the draw."""
+    slow(monkeypatch, fold=1e-5)
+    look = Apply(lambda x: x * 2 if look.always or float(x.sum()) > 0 else x)
+    look.always = True
+    net, x = nn.Sequential(Shift(Normal(5)), look, nn.Linear(5, 3)).eval(), torch.randn(2, 5)
+    dither.predict(net, x, 6)
+    assert plans(net)[0].fold == 6
+    look.always = False
+    torch.testing.assert_close(dither.predict(net, x, 6, generator=seeded()).probs, by_hand(net, x, 6))
+    assert plans(net)[0].fold == 1
+
+
 def test_folding_that_gives_something_else_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     class Wrong(Normal):
         def give(self, tensors) -> None:
