@@ -65,8 +65,18 @@ METHODS = {
     "single, weight decay": Method("single network, weight decay", "decay", sampled=False),
     "sbn, weight decay": Method("SBN, weight decay", "decay", law=batchnorm.Factorized),
 }
-ENSEMBLES = {"ensemble": "single", "ensemble + sbn": "sbn"}  # of all networks of the method on the right
-ENSEMBLE_TITLES = {"ensemble": "ensemble of {n}", "ensemble + sbn": "ensemble of {n} + SBN"}
+ENSEMBLES = {  # of all networks of the method on the right
+    "ensemble": "single",
+    "ensemble + sbn": "sbn",
+    "ensemble, weight decay": "single, weight decay",
+    "ensemble + sbn, weight decay": "sbn, weight decay",
+}
+ENSEMBLE_TITLES = {
+    "ensemble": "ensemble of {n}",
+    "ensemble + sbn": "ensemble of {n} + SBN",
+    "ensemble, weight decay": "ensemble of {n}, weight decay",
+    "ensemble + sbn, weight decay": "ensemble of {n} + SBN, weight decay",
+}
 TITLES = {name: method.title for name, method in METHODS.items()} | ENSEMBLE_TITLES
 
 
@@ -95,7 +105,7 @@ class Settings:
     records: int = 512
     tune_samples: int = 16
     checks: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 50)
-    timing_images: int = 1000
+    timing_images: int = 500
     timing_repeats: int = 3
 
     def recipe(self, net: str, seed: int) -> Recipe:
@@ -121,7 +131,7 @@ FULL = Settings(
     {
         "plain": Net("lenet5_bn", 8, (0, 1, 2, 3, 4, 5)),
         "dropout": Net("lenet5_bn_dropout", 20, (0, 1, 2)),
-        "decay": Net("lenet5_bn", 8, (0, 1, 2), weight_decay=0.3),
+        "decay": Net("lenet5_bn", 8, (0, 1, 2, 3, 4, 5), weight_decay=0.3),
     }
 )
 SMOKE = Settings(
