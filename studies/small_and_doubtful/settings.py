@@ -38,7 +38,7 @@ METHODS = {
     "dense + sbn": Method("dense + SBN", pruned=False, layers=None),
     "pruned": Method("pruned, one pass", pruned=True),
     "pruned + sbn": Method("pruned + SBN", pruned=True, layers=None),
-    "pruned + sbn, last two": Method("pruned + SBN in the last two layers", pruned=True, layers=("bn2", "bn3")),
+    "pruned + sbn, last two": Method("pruned + SBN, last two layers", pruned=True, layers=("bn2", "bn3")),
 }
 
 

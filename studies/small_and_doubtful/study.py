@@ -1,7 +1,12 @@
 """SBP and SBN together: is a pruned network that doubts cheaper than one pass of the dense network that does not?
 
 Paper:   neither paper has it.
-Ours:    not measured yet
+Ours:    dense, one pass: 0.54 ± 0.01 %, NLL 0.0174 ± 0.0006, AUROC 0.957 ± 0.004, 1.00 ± 0.00 passes
+         dense + SBN: 0.55 ± 0.02 %, NLL 0.0169 ± 0.0009, AUROC 0.957 ± 0.008, 16.44 ± 0.23 passes
+         pruned, one pass: 0.73 ± 0.08 %, NLL 0.0243 ± 0.0019, AUROC 0.942 ± 0.011, 0.32 ± 0.03 passes
+         pruned + SBN: 0.71 ± 0.08 %, NLL 0.0243 ± 0.0022, AUROC 0.945 ± 0.011, 2.95 ± 0.20 passes
+         pruned + SBN, last two layers: 0.72 ± 0.05 %, NLL 0.0243 ± 0.0015, AUROC 0.944 ± 0.016, 1.06 ± 0.01 passes
+         error, NLL, notMNIST AUROC, time for 64 images in passes of the dense network: means over seeds
 Run:     python -m studies.small_and_doubtful --seed 0 --threads 1     # each seed; then --collect
 """
 
