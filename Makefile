@@ -31,6 +31,7 @@ bench: $(VENV)/.dev
 	$(RUN)/python -m benchmarks.draw_and_kl
 	$(RUN)/python -m benchmarks.attach_plan
 	$(RUN)/python -m benchmarks.training_step
+	$(RUN)/python -m benchmarks.prediction
 
 clean:
 	rm -rf $(VENV) site
