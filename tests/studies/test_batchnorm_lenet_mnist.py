@@ -32,6 +32,7 @@ def questions() -> Questions:
 
 
 # On so few images a temperature may have no optimum.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the held-out data have no best temperature")
 def test_smoke_run_from_training_to_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study.main(["--smoke", "--out", str(tmp_path)])
@@ -62,7 +63,7 @@ def test_collecting_nothing_says_so(tmp_path: Path) -> None:
 
 def test_predictions_that_are_put_together_are_those_of_an_ensemble(questions: Questions) -> None:
     torch.manual_seed(0)
-    members = [batchnorm.convert(LeNet5BatchNorm()) for _ in range(2)]
+    members = [batchnorm.convert(LeNet5BatchNorm()).eval() for _ in range(2)]
     for member in members:
         batchnorm.fit(member, [torch.rand(16, 1, 28, 28) for _ in range(6)])
     x = questions.all().float_batch(slice(None))
@@ -72,7 +73,7 @@ def test_predictions_that_are_put_together_are_those_of_an_ensemble(questions: Q
     answers = []
     for probs in parts:
         mean = probs.mean(0)
-        information = metrics.entropy(mean) - metrics.entropy(probs).mean(0)
+        information = metrics.entropy(mean) - torch.stack([metrics.entropy(p) for p in probs]).mean(0)
         on_target = probs[:, 20:50][:, rows, questions.inside.labels]
         answers.append(Answers(probs.unflatten(0, (2, 2)).mean(1), information, on_target))
     made = evaluate.together(answers)
