@@ -24,6 +24,12 @@ def seed() -> Iterator[int]:
 
 
 @pytest.fixture(autouse=True)
+def checked_arguments() -> None:
+    """torch.compile switches the argument checks of torch.distributions off for the whole process: on again."""
+    torch.distributions.Distribution.set_default_validate_args(True)
+
+
+@pytest.fixture(autouse=True)
 def unchanged_defaults() -> Iterator[None]:
     """Fail a test that leaves another default dtype or grad mode to the next one."""
     yield

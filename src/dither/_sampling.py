@@ -59,6 +59,11 @@ class Source(ABC):
         """Forget the held samples: every pass draws anew."""
 
     @property
+    def varies(self) -> bool:
+        """Whether samples can differ at all. Few draws from few stored batches may be equal by chance."""
+        return False
+
+    @property
     def foldable(self) -> bool:
         """Whether `tensors` and `give` do all that `choose` does, under `torch.func.vmap` too."""
         return True

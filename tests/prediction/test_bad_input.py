@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -150,3 +151,17 @@ def test_noise_that_does_not_reach_the_output_is_warned_of() -> None:
     with pytest.warns(UserWarning, match=r'although 1 drew.*These do not draw: "3" \(Dropout\): p is 0'):
         prediction = dither.predict(net, torch.zeros(2, 5), 4)
     assert bool((prediction.mutual_information < 1e-6).all())
+
+
+def test_equal_draws_by_chance_are_no_error() -> None:
+    """Two draws from two stored batches are the same one half of the time."""
+    net = batchnorm.convert(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))).eval()
+    batchnorm.fit(net, list(torch.randn(2, 8, 3)), law=batchnorm.Empirical())
+    x = torch.randn(2, 3)
+    caught = 0
+    for seed in range(20):
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            dither.predict(net, x, 2, generator=torch.Generator().manual_seed(seed))
+        caught += any("the same draw came every time" in str(w.message) for w in found)
+    assert 0 < caught < 20

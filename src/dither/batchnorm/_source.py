@@ -65,6 +65,11 @@ class StatisticsSource(Source):
         self._calls.clear()
 
     @property
+    def varies(self) -> bool:
+        fitted = self.checked()
+        return bool((fitted.scale_mean > 0).any() or (fitted.scale_log_var > 0).any())
+
+    @property
     def foldable(self) -> bool:
         return all(layer.plain for layer in self.layers.values())
 

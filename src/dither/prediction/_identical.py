@@ -35,7 +35,7 @@ def check_different(samples: Tensor, sampler: Sampler, batch: Batch) -> None:
     also = f" These do not draw: {silent}." if silent else ""
     warnings.warn(
         f"all {len(samples)} samples are identical although {', '.join(drew)} drew: their noise does not reach the "
-        f"output of this input.{also}",
+        f"output of this input, or the same draw came every time.{also}",
         stacklevel=2,
     )
 
@@ -65,6 +65,6 @@ def _reason(layer: nn.Module, called: bool) -> str:
         return "the forward pass does not call it"
     if isinstance(layer, _DropoutNd):
         return f"p is {layer.p:g}" if layer.p in (0, 1) else ""
-    if isinstance(source, Source) and all(bool((t == t[:1]).all()) for t in source.tensors()):
+    if isinstance(source, Source) and not source.varies and all(bool((t == t[:1]).all()) for t in source.tensors()):
         return "its statistics do not vary"
     return ""
