@@ -60,7 +60,7 @@ class Source(ABC):
 
     @property
     def varies(self) -> bool:
-        """Whether samples can differ at all. Few draws from few stored batches may be equal by chance."""
+        """Whether the law is known to have some spread, so that equal samples are chance (few draws, few batches)."""
         return False
 
     @property

@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 import dither
-from dither.cli import app
 from dither.training import Fit, Noise, Recipe, make_model
 
 Cli = Callable[..., Result]
@@ -25,16 +24,6 @@ QUICK = Recipe(
     prune=Fit(epochs=3, batch_size=64, lr=3e-3),
     noise=Noise(gate_lr=0.3, kl_weight=0.05, kl_weights="macs"),
 )
-
-
-@pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.delenv("DITHER_TRACEBACK", raising=False)
-    (tmp_path / "quick.json").write_text(QUICK.to_json())
-    return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_help_is_immediate_and_names_every_command() -> None:

@@ -24,16 +24,6 @@ QUICK = Recipe(
 )
 
 
-@pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.delenv("DITHER_TRACEBACK", raising=False)
-    (tmp_path / "quick.json").write_text(QUICK.to_json())
-    return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
 def test_the_whole_path_with_batchnorm(cli: Cli) -> None:
     trained = cli("train", "--recipe", "quick.json", "--out", "run", "--classes", "0-3,7", "--validation", 60)
     assert trained.exit_code == 0, trained.output

@@ -29,7 +29,7 @@ class StatisticsSource(Source):
         layers: The layers by name.
         law: What is drawn from.
         observer: Called with (name, site, input) of every layer while `observing`.
-        given: Whether draws were given from outside, possibly batched by vmap.
+        given: Draws that were given from outside, possibly batched by vmap; None without.
     """
 
     def __init__(self, layers: dict[str, StochasticBatchNorm]) -> None:
@@ -175,7 +175,9 @@ def _same(known: list[tuple[Tensor, int]], now: list[tuple[Tensor, int]]) -> boo
 
 
 def set_law(net: nn.Module, law: Law) -> nn.Module:
-    """Changes the law that ``net`` draws from, in place. A ``state_dict`` holds the statistics, not the law.
+    """Changes the law that ``net`` draws from, in place.
+
+    A ``state_dict`` holds the statistics and not the law; a file of `dither.save` holds both.
 
     Args:
         net: A network that `convert` returned, fitted or not.

@@ -146,7 +146,11 @@ def _try_fold(sampler: Sampler, batch: Batch, fold: int, calls: list[Call]) -> t
 
 
 def _tried(run: Callable[[], T]) -> T | None:
-    """None where it fails: there is always the plain loop."""
+    """None where it fails: there is always the plain loop, and what is wrong with the network is raised there.
+
+    Any exception: beside what vmap and dispatch modes raise, the user's own code may raise anything when it meets a
+    batched tensor, and a folded pass may not fit into memory.
+    """
     try:
         return run()
     except Exception:
