@@ -1,0 +1,75 @@
+"""Operators that look at all channels at once: what they touch stays whole, and the plan says which operator it was."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tests.cases._case import IMAGE, OUTPUT, Case, Net, conv, head
+
+MIXERS = [
+    Case(
+        "softmax over channels",
+        lambda: Net(lambda m, x: m.head(m.a(x).softmax(1)), a=conv(3, 6), head=head(6)),
+        IMAGE,
+        {},
+        {"a": "softmax", **OUTPUT},
+    ),
+    Case(
+        "LayerNorm",
+        lambda: nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)),
+        (4, 5),
+        {"2": 6},
+        {"0": "layer_norm", "4": "returns"},
+    ),
+    Case(
+        "GroupNorm",
+        lambda: Net(lambda m, x: m.head(m.norm(m.a(x))), a=conv(3, 6), norm=nn.GroupNorm(2, 6), head=head(6)),
+        IMAGE,
+        {},
+        {"a": "group_norm", **OUTPUT},
+    ),
+    Case(
+        "grouped convolution",
+        lambda: Net(lambda m, x: m.head(m.g(m.a(x))), a=conv(3, 6), g=conv(6, 8, groups=2), head=head(8)),
+        IMAGE,
+        {},
+        {"a": "convolution", **OUTPUT},
+    ),
+    Case(
+        "mean over channels",
+        lambda: Net(lambda m, x: m.head(m.a(x).mean(1, keepdim=True)), a=conv(3, 6), head=head(1)),
+        IMAGE,
+        {},
+        {"a": "mean", **OUTPUT},
+    ),
+    Case(
+        "local response norm",
+        lambda: Net(lambda m, x: m.head(m.norm(m.a(x))), a=conv(3, 6), norm=nn.LocalResponseNorm(2), head=head(6)),
+        IMAGE,
+        {},
+        {"a": "in norm mixes", **OUTPUT},
+    ),
+    Case(
+        "normalised over channels",
+        lambda: Net(lambda m, x: m.head(F.normalize(m.a(x))), a=conv(3, 6), head=head(6)),
+        IMAGE,
+        {},
+        {"a": "vector_norm", **OUTPUT},
+    ),
+    Case(
+        "a constant with one value a channel",
+        lambda: Net(lambda m, x: m.head(m.a(x) + torch.arange(6.0).view(-1, 1, 1)), a=conv(3, 6), head=head(6)),
+        IMAGE,
+        {},
+        {"a": "constant", **OUTPUT},
+    ),
+    Case(
+        "the product of two activations",
+        lambda: Net(lambda m, x: m.head((y := m.a(x).flatten(2)) @ y.mT @ y), a=conv(3, 6), head=nn.Flatten()),
+        IMAGE,
+        {},
+        {"a": "bmm"},
+    ),
+]
