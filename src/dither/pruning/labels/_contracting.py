@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from ..._inputs import tensors
+from ._dead import ALIVE, Dead
 from ._ledger import Call
 from ._meeting import element_labels, meet
-from ._tags import ALIVE, Dead, Tag
+from ._tags import Tag
 from ._union import core
 
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..._inputs import tensors
-from ._tags import ALIVE, Dead, Slot, Tag, Use
+from ._dead import ALIVE, Dead
+from ._tags import Slot, Tag, Use
 from ._union import Labels, compress
 
 

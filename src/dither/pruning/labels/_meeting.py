@@ -8,16 +8,10 @@ import torch
 from torch import Tensor
 
 from ..._inputs import tensors
+from ._dead import still_dead
 from ._ledger import Call, Ledger
-from ._tags import ALIVE, Dead, Tag
+from ._tags import Tag
 from ._union import core
-
-# f(0) = 0: what noise has made zero stays zero. The first also scale: f(cx) = c f(x) for c > 0.
-SCALES = {"relu", "leaky_relu", "_prelu_kernel", "neg", "abs", "rrelu_with_noise"}
-KEEPS_ZERO = SCALES | {
-    *("tanh", "gelu", "silu", "hardswish", "elu", "mish", "celu", "hardtanh", "relu6", "hardshrink", "softshrink"),
-    *("sin", "asinh", "atan", "erf", "sign", "sqrt", "square", "expm1", "log1p"),
-}
 
 
 def pointwise(c: Call) -> None:
@@ -82,25 +76,3 @@ def element_labels(run: Ledger, tag: Tag, where: list[bool] | None = None) -> Te
     for labels in live if len(live) > 1 else ():
         run.union.pin(labels, f"{run.module} uses a parameter along several dimensions of channels at once")
     return live[0] if len(live) == 1 else tag.labels
-
-
-def still_dead(c: Call, tags: list[Tag]) -> Dead:
-    """Whether f(x, y, ...) is zero where noise dropped the channel of its arguments."""
-    dead = [tag.dead for tag in tags]
-    touched = [d for d in dead if d.sites]
-    if not touched:
-        return next((d for d in dead if d is not ALIVE), ALIVE)
-    name = c.name.removesuffix("_")
-    if name == "mul" or (name == "div" and dead[0].sites and len(touched) == 1):
-        alone = len(touched) == 1 and not any(d.follows for d in dead)
-        return touched[0] if alone else replace(touched[0], linear=False)
-    if name in ("add", "sub"):
-        if len(touched) < len(c.args[:2]):
-            return Dead(why=f"{c.what} adds something that the noise does not multiply")
-        alike = all(d.linear for d in dead) and dead[0].sites == dead[1].sites
-        return Dead(dead[0].sites | dead[1].sites, alike)
-    if name == "hardtanh" and not c.arg(1, "min_val", -1.0) <= 0 <= c.arg(2, "max_val", 1.0):
-        return Dead(why=f"{c.what} does not keep zero at zero")
-    if name in KEEPS_ZERO and dead[0].sites:
-        return dead[0] if name in SCALES else replace(dead[0], linear=False)
-    return Dead(why=f"{c.what} does not keep zero at zero")

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ..._inputs import map_tensors, tensors
+from ._dead import Dead, all_dead
 from ._ledger import Call
 from ._meeting import element_labels
-from ._tags import Dead
 from ._union import compress
 
 
@@ -33,14 +33,6 @@ def move(c: Call) -> None:
     every = iter([element_labels(c.run, tag) for tag in tags])
     labels = c.func(*map_tensors(lambda _: next(every), c.args), **c.kwargs)
     return c.run.set(c.out, labels, dead=all_dead([tag.dead for tag in tags]))
-
-
-def all_dead(dead: list[Dead]) -> Dead:
-    """Dead where all of these are."""
-    for d in dead:
-        if not d.sites:
-            return d
-    return replace(dead[0], sites=frozenset[str]().union(*(d.sites for d in dead)), linear=all(d.linear for d in dead))
 
 
 def view(c: Call) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..._inputs import tensors
+from ._dead import Dead
 from ._ledger import Call
 from ._moving import couple, stretch
-from ._tags import Dead
 
 
 def pool(c: Call) -> None:

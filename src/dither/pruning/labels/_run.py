@@ -26,10 +26,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..._inputs import Inputs, call, evaluating, tensors
 from .._noise import LogNormalNoise
+from ._dead import Dead
 from ._ledger import Call, Ledger
 from ._spaces import Analysis, spaces
 from ._table import apply
-from ._tags import Dead
 
 
 class Run(TorchDispatchMode):

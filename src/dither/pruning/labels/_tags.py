@@ -6,28 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ._dead import ALIVE, Dead
+
 Slot = tuple[str, int]
 """One dimension of one parameter or buffer: (name, dimension)."""
-
-
-@dataclass(frozen=True)
-class Dead:
-    """What becomes exactly zero when hand-placed noise drops a channel.
-
-    Attributes:
-        sites: The noise modules that must all drop the channel; empty where a dropped channel is not zero.
-        linear: Whether the way from the noise scales: f(cx) = c f(x) for c > 0, so that Eθ can move along it.
-        why: Where ``sites`` is empty: what ended it, for the error message.
-        follows: Where ``sites`` is empty: whether the value changes with the noise all the same, as sigmoid(θx) does.
-    """
-
-    sites: frozenset[str] = frozenset()
-    linear: bool = True
-    why: str = "it is not multiplied by noise"
-    follows: bool = False
-
-
-ALIVE = Dead()
 
 
 @dataclass(frozen=True)
