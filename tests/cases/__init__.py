@@ -15,10 +15,12 @@ from tests.cases._case import Net as Net
 from tests.cases._case import conv as conv
 from tests.cases._case import head as head
 from tests.cases.chains import CHAINS as CHAINS
+from tests.cases.formats import FORMATS as FORMATS
 from tests.cases.joins import JOINS as JOINS
 from tests.cases.layers import LAYERS as LAYERS
 from tests.cases.mixers import MIXERS as MIXERS
+from tests.cases.scales import SCALES as SCALES
 from tests.cases.sharing import SHARING as SHARING
 from tests.cases.splits import SPLITS as SPLITS
 
-CASES = [*CHAINS, *JOINS, *SPLITS, *SHARING, *MIXERS, *LAYERS]
+CASES = [*CHAINS, *JOINS, *SPLITS, *SHARING, *SCALES, *MIXERS, *LAYERS, *FORMATS]

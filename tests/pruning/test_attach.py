@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 import dither
 from dither import pruning
+from dither._inputs import call
 from tests.cases import CASES, Case, Net, conv, head
 from tests.pruning.test_cases import assert_same, build, drown_half
 
@@ -43,7 +44,7 @@ def assert_equal_bits(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 
 
 # --- noise on weights is noise on activations ------------------------------------------------------------------------
-def on_activations(model: nn.Module, x: Tensor, theta: dict[str, Tensor]) -> Tensor:
+def on_activations(model: nn.Module, x: Any, theta: dict[str, Tensor]) -> Any:
     """``model`` with θ multiplied onto what every reader is given, by hooks."""
     held = dict(model.named_parameters())
     factors: dict[nn.Module, Tensor] = {}
@@ -58,11 +59,11 @@ def on_activations(model: nn.Module, x: Tensor, theta: dict[str, Tensor]) -> Ten
     def multiply(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
         last = isinstance(module, nn.Linear)
         shape = (-1,) if last else (1, -1) + (1,) * (args[0].ndim - 2)
-        return (args[0] * factors[module].view(shape),)
+        return (args[0] * factors[module].view(shape).to(args[0].dtype),)
 
     for module in factors:
         module.register_forward_pre_hook(multiply)
-    return model(x)
+    return call(model, x)
 
 
 @pytest.mark.parametrize("case", [c for c in REMOVABLE if c.name not in PARAMETERS_ONLY], ids=lambda c: c.name)
@@ -72,7 +73,7 @@ def test_noise_on_weights_is_noise_on_activations(case: Case) -> None:
     drown_half(net, 3)
     theta = {name: gate.theta() for name, gate in pruning.gates(net).items()}
     assert any(bool((t == 0).any()) for t in theta.values())
-    assert_same(net(x), on_activations(build(case), x, theta))
+    assert_same(call(net, x), on_activations(build(case), x, theta))
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.name in PARAMETERS_ONLY], ids=lambda c: c.name)
