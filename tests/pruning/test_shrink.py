@@ -27,9 +27,9 @@ def model() -> nn.Sequential:
     return nn.Sequential(conv(3, 6), nn.BatchNorm2d(6), nn.ReLU(), conv(6, 8), nn.ReLU(), head(8))
 
 
-def shrunk(net: nn.Module, x: Any = X, **options: Any) -> nn.Module:
+def shrunk(net: nn.Module, x: Any = X, seed: int = 0, **options: Any) -> nn.Module:
     net = pruning.attach(net, x, **options)
-    drown_half(net, 0)
+    drown_half(net, seed)
     return pruning.shrink(net, pruning.plan(net, x), x)
 
 
@@ -144,6 +144,35 @@ def test_selection_counts_in_the_columns_that_are_left_of_a_flatten() -> None:
     assert_same(pruning.masked(net, plan)(x), small(x))
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_channels_before_a_selection_are_removed_and_its_positions_renumbered(seed: int) -> None:
+    """Twice: the second time the layer selects already, and loses channels of its input and columns of its own."""
+    net = nn.Sequential(conv(1, 6), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 16, 5), nn.ReLU(), nn.Linear(5, 3)).double()
+    fresh, x = copy.deepcopy(net), torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(4)).double()
+    small = shrunk(net, x, features=True, seed=seed)
+    again = pruning.attach(small, x)
+    drown_half(again, seed)
+    plan = pruning.plan(again, x)
+    smaller = pruning.shrink(again, plan, x)
+    assert len(plan.spaces[0].kept) < plan.spaces[0].total
+    assert smaller[0].out_channels < small[0].out_channels
+    assert int(smaller[3].index.max()) < 16 * smaller[0].out_channels
+    assert len(smaller[3].index) == smaller[3].in_features < small[3].in_features
+    assert_same(pruning.masked(again, plan)(x), smaller(x))
+    rebuilt = pruning.apply_shrunk(fresh, json.loads(json.dumps(smaller.dither_shrunk)))
+    rebuilt.load_state_dict(smaller.state_dict())
+    assert torch.equal(rebuilt(x), smaller(x))
+
+
+def test_positions_that_the_forward_pass_computes_stay_whole() -> None:
+    class Odd(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.index_select(1, torch.arange(x.shape[1] // 2) * 2 + 1)
+
+    net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), Odd(), nn.Linear(4, 3))
+    assert "index_select" in (pruning.analyse(net, torch.randn(4, 5)).spaces[0].reason or "")
+
+
 def test_nothing_is_selected_where_no_column_is_dropped() -> None:
     net = pruning.attach(nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)), torch.zeros(1, 5), features=True)
     drown_half(net, 0)
@@ -175,7 +204,7 @@ def test_masked_keeps_more_than_eval_where_the_plan_does() -> None:
 
 
 def test_verification_refuses_a_wrong_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = pruning._shrink.cut
+    right = pruning._apply.cut
 
     def wrong(net: nn.Module, kept: Any) -> nn.Module:
         net = right(net, kept)
@@ -186,13 +215,13 @@ def test_verification_refuses_a_wrong_network(monkeypatch: pytest.MonkeyPatch) -
     net = pruning.attach(model(), X)
     drown_half(net, 0)
     plan = pruning.plan(net, X)
-    monkeypatch.setattr(pruning._shrink, "cut", wrong)
+    monkeypatch.setattr(pruning._apply, "cut", wrong)
     with pytest.raises(pruning.ShrinkError, match=r"differs from the masked one.*nothing was returned"):
         pruning.shrink(net, plan, X)
 
 
 def test_verification_refuses_an_output_that_is_not_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = pruning._shrink.cut
+    right = pruning._apply.cut
 
     def wrong(net: nn.Module, kept: Any) -> nn.Module:
         net = right(net, kept)
@@ -202,7 +231,7 @@ def test_verification_refuses_an_output_that_is_not_a_number(monkeypatch: pytest
     net = pruning.attach(model(), X)
     drown_half(net, 0)
     plan = pruning.plan(net, X)
-    monkeypatch.setattr(pruning._shrink, "cut", wrong)
+    monkeypatch.setattr(pruning._apply, "cut", wrong)
     with pytest.raises(pruning.ShrinkError, match="differs from the masked one by inf"):
         pruning.shrink(net, plan, X)
 

@@ -3,8 +3,10 @@
 ``attach`` → train with ``kl`` → ``plan`` → ``shrink``.
 """
 
-# the noise
-# the objective
+# structure without values
+from ._apply import apply_shrunk as apply_shrunk
+
+# the noise, and the objective
 from ._attach import attach as attach
 from ._cut import ShrinkError as ShrinkError
 from ._gates import gates as gates
@@ -20,7 +22,6 @@ from ._plain import SelectedLinear as SelectedLinear
 from ._plan import Choice as Choice
 from ._plan import Plan as Plan
 from ._plan import plan as plan
-from ._shrink import apply_shrunk as apply_shrunk
 from ._shrink import masked as masked
 from ._shrink import shrink as shrink
 

@@ -18,6 +18,9 @@ from .labels import Slot, Space
 Kept = dict[str, dict[int, Tensor]]
 """The indices that stay, by tensor name and dimension; what is not named stays whole."""
 
+POSITIONS = -1
+"""In `Kept`, beside the dimensions of a buffer of positions: the positions that stay, by which its values count."""
+
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 """Largest difference between the masked and the shrunk network, on the scale of the output."""
 
@@ -40,7 +43,8 @@ def keep_slots(spaces: Sequence[tuple[Space, Tensor]]) -> Kept:
     """From channels that stay, as a mask for each space, to the slices of each tensor that stay."""
     masks: dict[Slot, Tensor] = {}
     for space, keep in spaces:
-        for slot, channel in space.slots.items():
+        positions = {(name, POSITIONS): channel for name, channel in space.positions.items()}
+        for slot, channel in {**space.slots, **positions}.items():
             here = (channel < 0) | keep[channel.clamp(min=0)]
             masks[slot] = masks[slot] & here if slot in masks else here
     kept: Kept = {}
@@ -69,8 +73,9 @@ def cut(net: nn.Module, kept: Kept) -> nn.Module:
     for name, dims in kept.items():
         old = named[name]
         new = old.detach()
-        for dim, index in dims.items():
-            new = new.index_select(dim, index.to(old.device))
+        for dim, index in sorted(dims.items(), reverse=True):  # what stays of the positions, and then their new values
+            index = index.to(old.device)
+            new = torch.searchsorted(index, new) if dim == POSITIONS else new.index_select(dim, index)
         channels_last = (
             old.ndim == 4 and old.is_contiguous(memory_format=torch.channels_last) and not old.is_contiguous()
         )

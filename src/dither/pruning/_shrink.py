@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from .._inputs import Inputs, tensors, varied, with_batch
-from ._cut import Kept, ShrinkError, cut, difference, keep_slots
+from ._apply import apply_shrunk
+from ._cut import ShrinkError, difference, keep_slots
+from ._decision import check, choose, select, to_json
 from ._gates import find_bank, gates, ungate
-from ._plain import FixedScale, replace_module, select_columns
-from ._plan import Plan, fingerprint
+from ._plain import FixedScale, replace_module
+from ._plan import Plan
 from .labels import Space, analyse
 
 
@@ -32,7 +34,7 @@ def masked(net: nn.Module, plan: Plan) -> nn.Module:
     Raises:
         ValueError: If the plan was made for another network.
     """
-    _check(net, plan)
+    check(net, plan)
     plain = copy.deepcopy(net)
     bank = find_bank(plain)
     if bank is not None:
@@ -87,25 +89,14 @@ def shrink(net: nn.Module, plan: Plan, example_inputs: Inputs) -> nn.Module:
     whole = masked(net, plan)
     small = copy.deepcopy(whole)
     analysis = analyse(ungate(copy.deepcopy(net)), example_inputs)
-    spaces = {space.name: space for space in analysis.spaces}
-    chosen: list[tuple[Space, Tensor]] = []
-    for choice in plan.spaces:
-        space = spaces.get(choice.name)
-        if space is None or space.size != choice.total:
-            raise ValueError(
-                f'the plan names {choice.total} channels of "{choice.name}", which this network does not have.'
-            )
-        if len(choice.kept) < choice.total:
-            keep = torch.zeros(space.size, dtype=torch.bool)
-            keep[list(choice.kept)] = True
-            chosen.append((space, keep))
+    chosen = choose(plan, analysis)
     sites = {name: m for name, m in small.named_modules() if isinstance(m, FixedScale) and name in plan.sites}
     folded = fold(small, analysis.spaces, sites)
     kept = keep_slots(chosen)
     for name in (n for n, gone in folded.items() if not gone):
         kept[f"{name}.scale"] = {0: _features_left(name, chosen, len(sites[name].scale))}
-    selects = _select(kept, {c.name.removesuffix("[in]"): c.kept for c in plan.columns}, small)
-    record = {"kept": _json(kept), "selects": selects, "scales": folded}
+    selects = select(kept, {c.name.removesuffix("[in]"): c.kept for c in plan.columns}, small)
+    record = {"kept": to_json(kept), "selects": selects, "scales": folded}
     apply_shrunk(small, record)
     rows = next((len(t) for t in tensors(example_inputs) if t.ndim), 0)
     worst = difference(whole, small, [example_inputs, with_batch(varied(example_inputs), rows + 1)])
@@ -117,51 +108,6 @@ def shrink(net: nn.Module, plan: Plan, example_inputs: Inputs) -> nn.Module:
     before = getattr(net, "dither_shrunk", None)  # shrunk once already: both steps rebuild it from the original
     small.dither_shrunk = {**record, "plan": plan.to_dict(), "before": before}  # pyright: ignore[reportArgumentType]
     return small
-
-
-def apply_shrunk(model: nn.Module, record: Mapping[str, Any]) -> nn.Module:
-    """Give a fresh original model the structure of a shrunk one, in place; the values are not touched.
-
-    Args:
-        model: A fresh instance of the class that was shrunk.
-        record: ``small.dither_shrunk``: kept indices per tensor and dimension, columns per layer, noise layers.
-
-    Returns:
-        ``model``.
-
-    Raises:
-        ValueError: If the record names a tensor, a layer or an index that the model does not have.
-    """
-    if record.get("before"):
-        apply_shrunk(model, record["before"])
-    for name, folded in record["scales"].items():
-        layer = _submodule(model, name)
-        if not isinstance(layer, (FixedScale, nn.Identity)):
-            size, dim = getattr(layer, "num_features", None), getattr(layer, "dim", None)
-            if size is None or dim is None:
-                raise ValueError(f'the record has noise at "{name}", where the model has a {type(layer).__name__}.')
-            layer_scale = FixedScale(torch.ones(size), dim)
-            replace_module(model, layer, nn.Identity() if folded else layer_scale)
-    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    for name, dims in record["kept"].items():
-        for dim, index in dims.items():
-            if (
-                name not in named
-                or int(dim) >= named[name].ndim
-                or not 0 <= min(index, default=0) <= max(index, default=0) < named[name].shape[int(dim)]
-            ):
-                raise ValueError(
-                    f'the record keeps indices of "{name}", dimension {dim}, that the model does not have.'
-                )
-    kept: Kept = {
-        name: {int(dim): torch.tensor(index, dtype=torch.int64) for dim, index in dims.items()}
-        for name, dims in record["kept"].items()
-    }
-    cut(model, kept)
-    for name, index in record["selects"].items():
-        _submodule(model, name)
-        select_columns(model, name, torch.tensor(index, dtype=torch.int64))
-    return model
 
 
 def fold(net: nn.Module, spaces: tuple[Space, ...], sites: Mapping[str, FixedScale]) -> dict[str, bool]:
@@ -207,40 +153,3 @@ def _features_left(name: str, chosen: list[tuple[Space, Tensor]], size: int) -> 
             at = space.noise[name]
             stays &= (at < 0) | keep[at.clamp(min=0)]
     return stays.nonzero().flatten()
-
-
-def _submodule(model: nn.Module, name: str) -> nn.Module:
-    try:
-        return model.get_submodule(name)
-    except AttributeError as error:
-        raise ValueError(f'the record names a layer "{name}" that the model does not have.') from error
-
-
-def _json(kept: Kept) -> dict[str, dict[str, list[int]]]:
-    return {name: {str(dim): index.tolist() for dim, index in dims.items()} for name, dims in kept.items()}
-
-
-def _select(kept: Kept, columns: dict[str, tuple[int, ...]], net: nn.Module) -> dict[str, list[int]]:
-    """Narrow ``kept`` to the columns that stay; what each layer selects from the input that is left."""
-    selects: dict[str, list[int]] = {}
-    for name, wanted in columns.items():
-        dims = kept.setdefault(f"{name}.weight", {})
-        width = net.get_submodule(name).in_features  # pyright: ignore[reportAttributeAccessIssue]
-        left = dims.get(1, torch.arange(int(width)))  # pyright: ignore[reportArgumentType]
-        stays = torch.isin(left, torch.tensor(wanted))
-        if not bool(stays.any()):
-            stays[0] = True  # never empty; the column is zero in the masked network too
-        if not bool(stays.all()):
-            dims[1] = left[stays]
-            selects[name] = stays.nonzero().flatten().tolist()
-    return selects
-
-
-def _check(net: nn.Module, plan: Plan) -> None:
-    known = {c.name for c in (*plan.spaces, *plan.columns)} | plan.sites.keys()
-    needed = plan.sites.keys() or {c.name for c in (*plan.spaces, *plan.columns) if c.snr is not None}
-    if fingerprint(net) != plan.network or not needed <= gates(net).keys() <= known:
-        raise ValueError(
-            "this plan was made for another network (names or shapes of its tensors, or its noise, differ); "
-            "call pruning.plan(net, example_inputs) on the network that you want to shrink."
-        )

@@ -24,6 +24,7 @@ class Ledger:
         self.slots: dict[Slot, Tensor] = {}
         self.uses: list[Use] = []
         self.sites: dict[str, Tensor] = {}
+        self.positions: dict[str, Tensor] = {}
         self.stack: list[str] = []
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             if tensor in self.tags:

@@ -27,6 +27,8 @@ class Space:
         reason: Why no channel can be removed; None where they can.
         noise: Hand-placed noise that zeroes the channels at every reader, by module name.
         linear: Whether Eθ of that noise can be folded into the readers.
+        positions: For each buffer that holds positions among the channels, the channel of each position that it could
+            name. Its values are renumbered when channels go.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Space:
     reason: str | None = None
     noise: dict[str, Tensor] = field(default_factory=dict, repr=False)
     linear: bool = True
+    positions: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def written_by(self, layers: Collection[str]) -> bool:
         """Whether one of ``layers``, modules or parameters by name, writes these channels."""
@@ -110,11 +113,10 @@ def _space(
         reason = "one tensor both writes and reads them"
     if reason is None and len(classes) == 1:
         reason = "they can only go all together"
-    noise = {
-        name: index[run.union.find(labels)]
-        for name, labels in run.sites.items()
-        if bool((index[run.union.find(labels)] >= 0).any())
-    }
+    noise, positions = (
+        {name: at for name, labels in named.items() if bool(((at := index[run.union.find(labels)]) >= 0).any())}
+        for named in (run.sites, run.positions)
+    )
     alive = [u for u in reads if not (u.dead.sites & noise.keys())]
     if reason is None and noise and alive:
         reason = f'"{alive[0].module}" reads them, but {alive[0].dead.why}'
@@ -127,6 +129,7 @@ def _space(
         reason=reason,
         noise=noise,
         linear=all(u.dead.linear and u.dead.sites & noise.keys() == noise.keys() for u in reads),
+        positions=positions,
     )
 
 

@@ -11,6 +11,7 @@ from ..._inputs import tensors
 from . import _contracting as contracting
 from . import _moving as moving
 from . import _reducing as reducing
+from . import _selecting as selecting
 from ._ledger import Call
 from ._meeting import pointwise
 
@@ -25,6 +26,7 @@ RULES: dict[Rule, str] = {
     moving.narrow: "slice",
     moving.index: "select unbind",
     moving.roll: "roll",
+    selecting.select: "index_select",
     moving.pad: "constant_pad_nd",
     pointwise: """_prelu_kernel hardswish hardswish_ rrelu_with_noise log_sigmoid_forward copy_ masked_fill masked_fill_
         mish_ elu_ celu_ gelu_ threshold_""",
