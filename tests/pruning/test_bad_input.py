@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dither import pruning
-from tests.cases import Net, conv
 from tests.pruning.test_cases import drown_half
 
 X = torch.zeros(2, 5)
@@ -59,32 +58,13 @@ def test_the_reasons_are_listed() -> None:
 @pytest.mark.parametrize("sizes", [(-1, 800), (2, 800)], ids=str)
 def test_a_view_that_fixes_a_width(sizes: tuple[int, ...]) -> None:
     """The module, the file, the line, the code, and what to write instead."""
-    pattern = r'"conv".*in module "FixedView".*test_bad_input\.py:\d+ `h = h\.view\(\*self\.sizes\).*x\.flatten\(1\)'
+    pattern = (
+        r'(?s)conv +50 .*in module "FixedView".*test_bad_input\.py:\d+ `h = h\.view\(\*self\.sizes\).*x\.flatten\(1\)'
+    )
     with pytest.raises(pruning.ShrinkError, match=pattern) as error:
         pruning.attach(FixedView(sizes), torch.zeros(2, 1, 8, 8))
-    assert 'skip=["conv"]' in str(error.value)
     line = int(str(error.value).partition("test_bad_input.py:")[2].split()[0])
     assert "# the line" in Path(__file__).read_text(encoding="utf-8").splitlines()[line - 1]
-
-
-def test_the_advice_of_that_error_works() -> None:
-    with pytest.raises(ValueError, match="no channel of this model can be removed"):
-        pruning.attach(FixedView(), torch.zeros(2, 1, 8, 8), skip=["conv"])
-    deeper = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Conv2d(4, 1, 1), FixedView())
-    assert list(pruning.gates(pruning.attach(deeper, torch.zeros(2, 1, 8, 8), skip=["2.conv"]))) == ["0"]
-
-
-def test_the_one_layer_to_blame_is_found_among_many() -> None:
-    model = nn.Sequential(*[conv(1, 1) for _ in range(2)], *[conv(1, 4), conv(4, 4), conv(4, 1)], FixedView())
-    with pytest.raises(pruning.ShrinkError, match=r'channels of "5\.conv": in module "5"'):
-        pruning.attach(model, torch.zeros(2, 1, 8, 8))
-
-
-def test_code_that_takes_channels_by_a_computed_position() -> None:
-    """No operator shows it: the width of a layer decides in Python."""
-    model = Net(lambda m, x: m.b(F.relu(y := m.a(x)) * y.shape[1]), a=nn.Linear(5, 8), b=nn.Linear(8, 3))
-    with pytest.raises(pruning.ShrinkError, match=r'channels of "a": its output would change'):
-        pruning.attach(model, torch.randn(2, 5))
 
 
 def test_attaching_twice() -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .._inputs import Inputs
-from ._cut import check_sizes, holders
+from ._cut import ShrinkError, holders
 from ._gates import Bank, GatedWeight, gates
 from ._noise import LogNormalNoise
+from ._trial import fixed_by_code
 from .labels import Analysis, Slot, Space, analyse
+
+ADVICE = "Where the code fixes a size, write one that follows the tensor, such as x.flatten(1) or x.view(len(x), -1)."
 
 
 def attach(
@@ -27,6 +31,9 @@ def attach(
 
     so every layer that reads a channel gets a `torch.nn.utils.parametrize` parametrization. Class, forward pass and
     module names stay the user's. Train the result with ``loss + pruning.kl(net) / num_data``.
+
+    A width that the code of the model holds on to is found by a trial: such channels stay whole, get no noise, and the
+    plan names the module and the line.
 
     Source: Neklyudov et al. 2017; the noise of all gates is drawn in one call before each forward pass.
 
@@ -43,8 +50,9 @@ def attach(
         A new module of the same class, in the same mode, on the same device.
 
     Raises:
-        ValueError: If no channel can be removed, if the model carries noise already, if ``skip`` or ``features`` names
-            a layer that is not there, or if the code of the model fixes a width that would have to change.
+        ValueError: If the model carries noise already, or if ``skip`` or ``features`` names a layer that is not there.
+        ShrinkError: If no channel can be removed (with the reason for each layer), or if two runs of the model differ,
+            so that no removal could be verified.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
@@ -64,10 +72,12 @@ def attach(
     analysis = analyse(net, example_inputs)
     chosen = [s for s in analysis.spaces if s.reason is None and not s.written_by(skip)]
     columns = column_layers(net, analysis, features)
-    if not chosen and not columns:
-        raise ValueError(f"no channel of this model can be removed:\n{analysis}")
-    check_sizes(model, chosen, example_inputs)
-    return _gate(net, chosen, columns)
+    whole = fixed_by_code(net, chosen, example_inputs)
+    if len(whole) == len(chosen) and not columns:
+        spaces = tuple(replace(s, reason=s.reason or whole.get(s.name)) for s in analysis.spaces)
+        advice = f"\n{ADVICE}" if whole else ""
+        raise ShrinkError(f"no channel of this model can be removed:\n{replace(analysis, spaces=spaces)}{advice}")
+    return _gate(net, [s for s in chosen if s.name not in whole], columns, whole)
 
 
 def column_layers(net: nn.Module, analysis: Analysis, features: bool | Collection[str]) -> list[str]:
@@ -81,7 +91,7 @@ def column_layers(net: nn.Module, analysis: Analysis, features: bool | Collectio
     return list(features)
 
 
-def _gate(net: nn.Module, spaces: list[Space], columns: list[str]) -> nn.Module:
+def _gate(net: nn.Module, spaces: list[Space], columns: list[str], whole: dict[str, str]) -> nn.Module:
     """Register the gates of ``spaces`` and ``columns`` on the weights that read them."""
     tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
     make = {s.name: (s.size, tensors[s.readers[0][0]]) for s in spaces}
@@ -91,7 +101,7 @@ def _gate(net: nn.Module, spaces: list[Space], columns: list[str]) -> nn.Module:
         name: LogNormalNoise(size, device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
         for name, (size, like) in make.items()
     }
-    bank = Bank(layers)
+    bank = Bank(layers, whole)
     offsets = bank.offsets()
     last = sum(size for size, _ in make.values())
     factors: dict[Slot, dict[str, Tensor]] = {}

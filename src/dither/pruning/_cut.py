@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import copy
-import traceback
-from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as hooks
 
-from .._inputs import Inputs, call, evaluating, tensors, varied, with_batch
+from .._inputs import Inputs, call, evaluating, map_tensors, tensors
 from .labels import Slot, Space
 
 Kept = dict[str, dict[int, Tensor]]
@@ -54,15 +51,40 @@ def keep_slots(spaces: Sequence[tuple[Space, Tensor]]) -> Kept:
     return kept
 
 
+def twin(
+    net: nn.Module,
+    parameter: Callable[[Tensor], Tensor] = torch.clone,
+    buffer: Callable[[Tensor], Tensor] = torch.clone,
+) -> nn.Module:
+    """A copy of ``net`` with other tensors: by default the same parameters, shared, and copies of the buffers.
+
+    A copy of the structure alone is quick, however large the network is. Buffers are copied because a forward pass may
+    change them.
+    """
+    memo: dict[int, object] = {}
+    for old in net.parameters():
+        new = parameter(old)
+        memo[id(old)] = old if new is old else nn.Parameter(new.detach(), requires_grad=old.requires_grad)
+    memo |= {id(tensor): buffer(tensor) for tensor in net.buffers()}
+    return copy.deepcopy(net, memo)
+
+
 def silence(net: nn.Module, spaces: Sequence[tuple[Space, Tensor]]) -> None:
-    """Set the columns that read dropped channels to zero, in place."""
+    """Set the columns that read dropped channels to zero; ``net`` gets new tensors, the old ones may be shared."""
     named = {**dict(net.named_parameters()), **dict(net.named_buffers())}
-    with torch.no_grad():
-        for space, keep in spaces:
-            for name, dim in space.readers:
-                channel = space.slots[name, dim]
-                dropped = (channel >= 0) & ~keep[channel.clamp(min=0)]
-                named[name].index_fill_(dim, dropped.nonzero().flatten().to(named[name].device), 0)
+    held_by = holders(net)
+    dropped: dict[Slot, Tensor] = {}
+    for space, keep in spaces:
+        for slot in space.readers:
+            channel = space.slots[slot]
+            here = (channel >= 0) & ~keep[channel.clamp(min=0)]
+            dropped[slot] = dropped[slot] | here if slot in dropped else here
+    silent: dict[str, Tensor] = {}
+    for (name, dim), columns in dropped.items():
+        before = silent.get(name, named[name].detach())
+        silent[name] = before.index_fill(dim, columns.nonzero().flatten().to(before.device), 0)
+    for name, new in silent.items():
+        _put(held_by[id(named[name])], named[name], new)
 
 
 def cut(net: nn.Module, kept: Kept) -> nn.Module:
@@ -80,14 +102,19 @@ def cut(net: nn.Module, kept: Kept) -> nn.Module:
             old.ndim == 4 and old.is_contiguous(memory_format=torch.channels_last) and not old.is_contiguous()
         )
         new = new.clone(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-        if isinstance(old, nn.Parameter):
-            new = nn.Parameter(new, requires_grad=old.requires_grad)
-        for module, attribute in held_by[id(old)]:
-            setattr(module, attribute, new)
-            touched.append(module)
+        _put(held_by[id(old)], old, new)
+        touched += [module for module, _ in held_by[id(old)]]
     for module in touched:
         tell_sizes(module)
     return net
+
+
+def _put(holders: list[tuple[nn.Module, str]], old: Tensor, new: Tensor) -> None:
+    """Let every holder of ``old`` hold ``new``: a parameter, frozen or not, or a buffer as ``old`` is."""
+    if isinstance(old, nn.Parameter):
+        new = nn.Parameter(new, requires_grad=old.requires_grad)
+    for module, attribute in holders:
+        setattr(module, attribute, new)
 
 
 def tell_sizes(module: nn.Module) -> None:
@@ -115,12 +142,29 @@ def tell_sizes(module: nn.Module) -> None:
 def difference(whole: nn.Module, small: nn.Module, batches: Sequence[Inputs]) -> float:
     """The largest difference of any output, on that output's scale, in units of the tolerance of its dtype.
 
-    Above 1 means that the two are not the same network.
+    Above 1 means that the two are not the same network. What lower precision cannot tell is asked again in float64: the
+    rounding errors of a deep network in float32 may be larger than any tolerance that still finds errors.
     """
+    worst = _difference(whole, small, batches)
+    coarse = {t.dtype for net in (whole, small) for t in net.parameters() if t.is_floating_point()} - {torch.float64}
+    if not coarse or not 1 < worst < float("inf"):
+        return worst
+
+    def double(tensor: Tensor) -> Tensor:
+        return tensor.detach().double() if tensor.is_floating_point() else tensor
+
+    try:
+        exact = [map_tensors(double, inputs) for inputs in batches]
+        return min(worst, _difference(twin(whole, double, double), twin(small, double, double), exact))
+    except Exception:  # code that insists on its dtype raises what it likes
+        return worst
+
+
+def _difference(whole: nn.Module, small: nn.Module, batches: Sequence[Inputs]) -> float:
     worst = 0.0
     with evaluating(whole, small):
         for inputs in batches:
-            for a, b in zip(tensors(call(whole, inputs)), tensors(call(small, inputs)), strict=True):
+            for a, b in zip(tensors(_run(whole, inputs)), tensors(_run(small, inputs)), strict=True):
                 if a.shape != b.shape:
                     return float("inf")
                 if not a.is_floating_point():
@@ -133,73 +177,7 @@ def difference(whole: nn.Module, small: nn.Module, batches: Sequence[Inputs]) ->
     return worst
 
 
-def check_sizes(model: nn.Module, spaces: Sequence[Space], example_inputs: Inputs) -> None:
-    """Remove every second channel on a copy and run it: does the code of the model follow?
-
-    Raises:
-        ShrinkError: If a size is written into the code, with the module, the line and what to write instead.
-    """
-    example_inputs = varied(example_inputs)
-    found = _trial(model, spaces, example_inputs)
-    if found is None:
-        return
-    low, high = 0, len(spaces)  # the first space without which all before it can be removed
-    while high - low > 1:
-        middle = (low + high) // 2
-        part = _trial(model, spaces[:middle], example_inputs)
-        low, high, found = (middle, high, found) if part is None else (low, middle, part)
-    raise ShrinkError(
-        f'cannot remove channels of "{spaces[low].name}": {found}. Leave them whole with skip=["{spaces[low].name}"].'
-    )
-
-
-def _trial(model: nn.Module, spaces: Sequence[Space], example_inputs: Inputs) -> str | None:
-    """What goes wrong when every second channel of ``spaces`` is removed; None if nothing does."""
-    drop = [(space, torch.arange(space.size) % 2 == 0) for space in spaces]
-    whole, small = copy.deepcopy(model), copy.deepcopy(model)
-    silence(whole, drop)
-    cut(small, keep_slots(drop))
-    found = _failure(whole, small, example_inputs)
-    if found is not None:
-        # h.view(-1, width) makes fewer rows of several examples and fails only in the next layer: ask with one example
-        with suppress(Exception):
-            one = with_batch(example_inputs, 1)
-            difference(whole, whole, [one])
-            found = _failure(whole, small, one) or found
-    return found
-
-
-def _failure(whole: nn.Module, small: nn.Module, inputs: Inputs) -> str | None:
-    """What is wrong with ``small``: an error and where it is raised, or another output."""
-    stack: list[nn.Module] = []
-
-    def enter(module: nn.Module, args: object) -> None:
-        stack.append(module)
-
-    def leave(module: nn.Module, args: object, out: object) -> None:
-        stack.pop()
-
-    handles = [hooks.register_module_forward_pre_hook(enter), hooks.register_module_forward_hook(leave)]
-    try:
-        worst = difference(whole, small, [inputs])
-    except Exception as error:
-        names = {id(m): name or type(m).__name__ for name, m in small.named_modules()}
-        return _blame(error, names.get(id(stack[-1]), "the network") if stack else "the network")
-    finally:
-        for handle in handles:
-            handle.remove()
-    if worst > 1:
-        return f"its output would change by {worst:.0f} times the tolerance; the code takes channels by position"
-    return None
-
-
-def _blame(error: Exception, module: str) -> str:
-    """The innermost line of the user's own code, and how to write it."""
-    inside = str(Path(torch.__file__).parent), str(Path(__file__).parent.parent)
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(inside)]
-    where = f"{frames[-1].filename}:{frames[-1].lineno} `{frames[-1].line}`" if frames else "its forward pass"
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return (
-        f'in module "{module}", {where} fixes a size that would have to change ({reason}). '
-        "Write one that follows the tensor, such as x.flatten(1) or x.view(x.shape[0], -1)"
-    )
+def _run(net: nn.Module, inputs: Inputs) -> Any:
+    """The output; the generators come back: a network may draw at random, and its shrunk copy then draws the same."""
+    with torch.random.fork_rng(devices=sorted({t.device.index for t in net.parameters() if t.is_cuda})):
+        return call(net, inputs)

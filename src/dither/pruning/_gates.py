@@ -17,10 +17,15 @@ class Bank:
     Every reader of a channel multiplies by the same draw, and the cost does not grow with the depth of the network.
     `enter` and `leave` are forward hooks of the root. The bank is a plain object, so that it travels with
     ``copy.deepcopy``.
+
+    Args:
+        layers: The gates by name.
+        whole: Channel spaces without gates that the label run would allow to lose channels, and why they may not.
     """
 
-    def __init__(self, layers: dict[str, LogNormalNoise]) -> None:
+    def __init__(self, layers: dict[str, LogNormalNoise], whole: dict[str, str] | None = None) -> None:
         self.layers = layers
+        self.whole = whole or {}
         self.fixed: Tensor | None = None
         self._theta: Tensor | None = None
         self._state: tuple[Any, ...] = ()
