@@ -173,3 +173,60 @@ def _moment(loc: mpf, scale: mpf, low: mpf, high: mpf, k: int) -> mpf:
 def _cdf(loc: mpf, scale: mpf, low: mpf, high: mpf, z: mpf) -> mpf:
     alpha, beta = (low - loc) / scale, (high - loc) / scale
     return _mass(alpha, (z - loc) / scale) / _mass(alpha, beta)
+
+
+def evidence_change(
+    q: tuple[Number, Number],
+    bounds: tuple[Number, Number],
+    reduced: tuple[Number, Number] | None,
+    inside: tuple[Number, Number],
+) -> mpf:
+    """log E_q[p̃ / p] by numerical integration over z = log θ, in log space.
+
+    q is normal with (loc, scale) truncated to ``bounds``, p uniform there. p̃ lives on ``inside``: normal with the
+    (loc, scale) of ``reduced``, or uniform if None.
+    """
+    numbers = [abs(float(n)) for n in (*q, *bounds, *(reduced or ()), *inside) if n]
+    with mp.workdps(50 + 4 * int(mpmath.log10(max(numbers) / min(numbers)))):
+        low, high = map(mpf, bounds)
+        start, end = map(mpf, inside)
+
+        def log_q(z: mpf) -> mpf:
+            return -(((z - mpf(q[0])) / mpf(q[1])) ** 2) / 2
+
+        def log_p(z: mpf) -> mpf:
+            return mpf(0) if reduced is None else -(((z - mpf(reduced[0])) / mpf(reduced[1])) ** 2) / 2
+
+        both = _log_integral(lambda z: log_q(z) + log_p(z), start, end)
+        return mpmath.log(high - low) + both - _log_integral(log_q, low, high) - _log_integral(log_p, start, end)
+
+
+def _log_integral(log_density: Callable[[mpf], mpf], low: mpf, high: mpf) -> mpf:
+    """log ∫ exp(log_density) for a concave one: found is its largest value, cut is where it has lost 80 nats."""
+    left, right = low, high
+    while right - left > mpf(10) ** (8 - mp.dps) * (high - low):
+        third = (right - left) / 3
+        if log_density(left + third) < log_density(right - third):
+            left += third
+        else:
+            right -= third
+    mode = max((low, (left + right) / 2, high), key=log_density)
+    top = log_density(mode)
+
+    def reach(bound: mpf) -> mpf:
+        """How far from the mode 80 nats are lost, or the bound."""
+        near, far = mpf(0), bound - mode
+        if not far or top - log_density(bound) < 80:
+            return far
+        for _ in range(5 * mp.dps):
+            middle = (near + far) / 2
+            near, far = (middle, far) if top - log_density(mode + middle) < 80 else (near, middle)
+        return far
+
+    total = mpf(0)
+    for length in (reach(low), reach(high)):
+        if length:
+            nodes = [mode + length * mpf(k) / 8 for k in range(9)]
+            with mp.workdps(25):
+                total += abs(mpmath.quad(lambda z: mpmath.exp(log_density(z) - top), nodes, method="gauss-legendre"))
+    return top + mpmath.log(total)

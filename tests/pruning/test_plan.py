@@ -6,6 +6,7 @@ import copy
 import json
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -76,7 +77,7 @@ def test_the_table_has_every_space_with_its_numbers_and_its_reason() -> None:
     assert "skip" in lines["2"]
     assert "3/3" in lines["4"]
     assert "the network returns them" in lines["4"]
-    assert "SNR > 1" in text.splitlines()[-1]
+    assert "SNR(threshold=1.0)" in text.splitlines()[-1]
 
 
 def test_quantiles_are_those_of_the_oracle() -> None:
@@ -140,12 +141,21 @@ def test_two_plans_are_identical() -> None:
 def test_a_plan_is_frozen() -> None:
     plan = pruning.plan(attached(MIXED), X)
     with pytest.raises(AttributeError):
-        plan.threshold = 2.0  # type: ignore[misc]
+        plan.criterion = "SNR(threshold=2.0)"  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("options", [{"threshold": -1.0}, {"threshold": math.nan}, {"multiple_of": 0}], ids=str)
-def test_arguments_out_of_range(options: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="threshold >= 0, multiple_of >= 1"):
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"threshold": -1.0}, "threshold >= 0"),
+        ({"threshold": math.nan}, "threshold >= 0"),
+        ({"multiple_of": 0}, "multiple_of >= 1"),
+        ({"threshold": 1.0, "criterion": pruning.SNR(1.0)}, "give one of them"),
+    ],
+    ids=str,
+)
+def test_arguments_out_of_range(options: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
         pruning.plan(attached(MIXED), X, **options)
 
 

@@ -8,6 +8,10 @@ from ._apply import apply_shrunk as apply_shrunk
 
 # the noise, and the objective
 from ._attach import attach as attach
+from ._criteria import SNR as SNR
+from ._criteria import BMRSNormal as BMRSNormal
+from ._criteria import BMRSUniform as BMRSUniform
+from ._criteria import Criterion as Criterion
 from ._cut import ShrinkError as ShrinkError
 from ._gates import gates as gates
 from ._kl import kl as kl
@@ -17,11 +21,9 @@ from ._kl import sbpa_weights as sbpa_weights
 from ._noise import LogNormalNoise as LogNormalNoise
 from ._plain import FixedScale as FixedScale
 from ._plain import SelectedLinear as SelectedLinear
-
-# decide, show, do
 from ._plan import Choice as Choice
 from ._plan import Plan as Plan
-from ._plan import plan as plan
+from ._planning import plan as plan
 from ._shrink import masked as masked
 from ._shrink import shrink as shrink
 
