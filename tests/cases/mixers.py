@@ -24,20 +24,6 @@ MIXERS = [
         {"0": "layer_norm", "4": "returns"},
     ),
     Case(
-        "GroupNorm",
-        lambda: Net(lambda m, x: m.head(m.norm(m.a(x))), a=conv(3, 6), norm=nn.GroupNorm(2, 6), head=head(6)),
-        IMAGE,
-        {},
-        {"a": "group_norm", **OUTPUT},
-    ),
-    Case(
-        "grouped convolution",
-        lambda: Net(lambda m, x: m.head(m.g(m.a(x))), a=conv(3, 6), g=conv(6, 8, groups=2), head=head(8)),
-        IMAGE,
-        {},
-        {"a": "convolution", **OUTPUT},
-    ),
-    Case(
         "mean over channels",
         lambda: Net(lambda m, x: m.head(m.a(x).mean(1, keepdim=True)), a=conv(3, 6), head=head(1)),
         IMAGE,

@@ -10,32 +10,36 @@ from ._dead import ALIVE, Dead
 from ._ledger import Call
 from ._meeting import element_labels, meet
 from ._tags import Tag
-from ._union import core
+from ._union import CONSTANT, NEUTRAL, core, owned, pure
 
 
 def weight_labels(weight: Tag, dim: int) -> Tensor | None:
     """The labels of (a view of) a parameter along ``dim``, where one of its dimensions lies there and only there.
 
-    A dimension of size 1 can lose nothing: label 0.
+    A dimension of size 1 can lose nothing: it is a constant.
     """
-    if not weight.fields:
+    if not weight.fields or weight.changed:
         return None
     if weight.labels.shape[dim] == 1:
-        return torch.zeros(1, dtype=torch.int64)
+        return torch.tensor([CONSTANT])
     live = [small for f in weight.fields if (small := core(f)).shape[dim] > 1]
     if len(live) != 1 or live[0].numel() != live[0].shape[dim]:
         return None
     return live[0].flatten()
 
 
-def contract(c: Call, x: Tag, weight: Tag, dim: int, inner: int, outer: int) -> Tensor | None:
-    """Contract dimension ``dim`` of ``x`` with ``inner`` of a weight; the labels of the weight's ``outer``."""
+def contract(c: Call, x: Tag, weight: Tag, dim: int, inner: int, outer: int, zeros: bool = False) -> Tensor | None:
+    """Contract dimension ``dim`` of ``x`` with ``inner`` of a weight; the labels of the weight's ``outer``.
+
+    ``zeros``: that x is zero wherever it is neutral, so that it does not matter how many there are.
+    """
     reads, writes = weight_labels(weight, inner), weight_labels(weight, outer)
     if reads is None or writes is None:
         for labels in (x.labels, *weight.fields):
             c.run.union.pin(labels, f"{c.what} multiplies them with something that is no plain weight")
         return None
-    c.run.reads(reads, c.run.union.along(x.labels, dim, f"{c.what} reads them at several positions"), x.dead)
+    labels = c.run.union.along(x.labels, dim, f"{c.what} reads them at several positions")
+    c.run.reads(reads, torch.where(labels == NEUTRAL, CONSTANT, labels) if not zeros else labels, x.dead)
     c.run.writes(writes)
     return writes
 
@@ -48,49 +52,132 @@ def finish(c: Call, writes: Tensor, dim: int, bias: Tensor | None, dead: Dead = 
     if bias is not None:
         own = c.run.of(bias)
         if bias.ndim == 1 and dim != -2:  # along the channels; those of a convolution are not the last dimension
-            c.run.union.unite(writes, element_labels(c.run, own), f"{c.what} adds a constant")
+            c.run.union.unite(writes, element_labels(c.run, own)[0], f"{c.what} adds a constant")
         else:
             labels = meet(c.run, [Tag(labels), own], c.out.shape, c.what)
         dead = Dead(why=f"the bias of {c.run.module} is added")
     c.run.set(c.out, labels, dead=dead)
 
 
+def _product(c: Call, value: Tensor, weight: Tag, dims: tuple[int, int, int], at: int, bias: Tensor | None) -> None:
+    """Times a weight; dims: that of the value, inner and outer of the weight; the outer one is ``at`` in the result."""
+    x = c.run.of(value)
+    varies = c.run.union.varies(x.labels)
+    if varies[dims[0]] or not any(varies):
+        zeros = pure(x.labels, NEUTRAL) and not bool(value.any())  # the first state of a recurrent layer
+        writes = contract(c, x, weight, *dims, zeros=zeros)
+        return None if writes is None else finish(c, writes, at, bias)
+    if c.run.union.free(x.labels):  # a layer over tokens: channels pass through it, and it cannot lose tokens
+        tags = [Tag(x.labels.narrow(dims[0], 0, 1).expand(c.out.shape))] + (
+            [c.run.of(bias)] if bias is not None else []
+        )
+        return c.run.set(c.out, meet(c.run, tags, c.out.shape, c.what), dead=Dead(why=f"{c.what} mixes positions"))
+    constant = Tag(torch.tensor(CONSTANT).expand(x.labels.shape))
+    writes = contract(c, constant, weight, *dims)  # the channels stay anyway: its units may go
+    return None if writes is None else finish(c, writes, at, bias)
+
+
 def linear(c: Call) -> None:
-    writes = contract(c, c.x, c.run.of(c.args[1]), -1, 1, 0)
-    if writes is not None:
-        finish(c, writes, -1, c.arg(2, "bias", None))
+    _product(c, c.args[0], c.run.of(c.args[1]), (-1, 1, 0), -1, c.arg(2, "bias", None))
 
 
 def matmul(c: Call) -> None:
-    """X @ W or W @ x, with or without a bias, in any number of dimensions."""
+    """X @ W or W @ x, with or without a bias, in any number of dimensions, or the product of two activations."""
     biased = c.name in ("addmm", "baddbmm")
     bias: Tensor | None = c.args[0] if biased else None
     a, b = c.args[1:3] if biased else c.args[:2]
     left, right = c.run.of(a), c.run.of(b)
     if right.fields and not left.fields:
-        writes, dim = contract(c, left, right, -1, -2, -1), -1
-    elif left.fields and not right.fields:
-        writes, dim = contract(c, right, left, -2, -1, -2), -2
-    else:
+        return _product(c, a, right, (-1, -2, -1), -1, bias)
+    if left.fields and not right.fields:
+        return _product(c, b, left, (-2, -1, -2), -2, bias)
+    if left.fields or a.ndim != b.ndim or a.ndim < 2:
         return c.pin()
-    return None if writes is None else finish(c, writes, dim, bias)
+    labels = product(c, left.labels, right.labels).expand(c.out.shape)
+    tags = [Tag(labels)] + ([c.run.of(bias)] if bias is not None else [])
+    return c.run.set(c.out, meet(c.run, tags, c.out.shape, c.what), dead=Dead(why=f"{c.what} mixes them"))
+
+
+def product(c: Call, a: Tensor, b: Tensor) -> Tensor:
+    """Labels of a product of two activations, (..., n, k) @ (..., k, m): heads in the leading dimensions may go.
+
+    Where only one of them has channels that can go, those along its other dimension pass through.
+    """
+    union = c.run.union
+    a, b = c.together(a, -1), c.together(b, -2)
+    if union.free(a) and union.free(b):
+        a, b = c.together(a, -2), c.together(b, -1)
+    a, b = a[..., :1], b[..., :1, :]
+    lead = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    first = union.free(a) or (not union.free(b) and not owned(b))
+    mine, other = (a, b[..., :1]) if first else (b, a[..., :1, :])
+    if any(union.varies(mine)[:-2]) or any(union.varies(other)[:-2]):
+        union.unite(mine, other, f"{c.what} multiplies them with a constant")
+    return mine.expand(*lead, a.shape[-2], b.shape[-1])
+
+
+def attention(c: Call) -> None:
+    """softmax(Q Kᵀ) V: whole heads, with grouped queries the queries of a key together."""
+    query, key, value = (c.run.of(t) for t in c.args[:3])
+    wide = query.labels.shape[-3] if query.labels.ndim > 3 else 1
+    k, v = (_heads(tag.labels, wide) for tag in (key, value))
+    scores = product(c, query.labels, k.mT)
+    result, *others = tensors(c.out)
+    c.run.set(result, product(c, scores, v).expand(result.shape), dead=Dead(why=f"{c.what} mixes positions"))
+    mask = c.kwargs.get("attn_mask")
+    mask = c.args[3] if mask is None and len(c.args) > 3 and isinstance(c.args[3], Tensor) else mask
+    if mask is not None:
+        shape = torch.broadcast_shapes(mask.shape, (*query.labels.shape[:-1], key.labels.shape[-2]))
+        meet(c.run, [Tag(scores.expand(shape)), c.run.of(mask)], shape, c.what)
+    for tensor in others:
+        c.run.set(tensor, torch.tensor(CONSTANT).expand(tensor.shape))
+
+
+def _heads(labels: Tensor, wide: int) -> Tensor:
+    """Keys or values of grouped queries, repeated for each query."""
+    return (
+        labels
+        if labels.ndim < 4 or labels.shape[-3] == wide
+        else labels.repeat_interleave(wide // labels.shape[-3], -3)
+    )
 
 
 def convolution(c: Call) -> None:
-    """Plain, transposed and depthwise; other groups pin."""
+    """Plain, transposed, depthwise and grouped."""
     x, weight = c.x, c.run.of(c.args[1])
     bias, transposed, groups = c.args[2], c.args[6], c.args[8]
-    channels = c.args[0].shape[1]
     if groups == 1:
         inner, outer = (0, 1) if transposed else (1, 0)
         writes = contract(c, x, weight, 1, inner, outer)
         return None if writes is None else finish(c, writes, 1, bias)
-    writes = weight_labels(weight, 0)
-    if writes is None or transposed or groups != channels or c.args[1].shape[1] != 1:
+    rows, columns = weight_labels(weight, 0), weight_labels(weight, 1)
+    if rows is None or columns is None:
         return c.pin(*tensors(c.args[:2]))
-    passed = c.run.union.along(x.labels, 1, f"{c.what} reads them at several positions")
-    c.run.union.unite(writes.view(channels, -1), passed[:, None], f"{c.what} filters a network input")
-    return finish(c, writes, 1, bias, x.dead)  # filter i passes channel i on
+    passed = c.run.union.along(x.labels, 1, f"{c.what} reads them at several positions").view(groups, -1)
+    each = c.out.shape[1] // groups
+    if passed.shape[1] > 1:
+        c.run.grouped[c.run.module] = rows
+    if passed.shape[1] <= groups and c.run.module not in c.run.by_position:
+        out = _whole_groups(c, passed, rows.view(groups, -1), each, transposed)
+        return finish(c, out, 1, bias, x.dead if passed.shape[1] == 1 else ALIVE)
+    why = f"{c.what} reads the same channels of every group"
+    passed = c.run.union.together(passed, [0], why)
+    if transposed:
+        c.run.union.together(rows.view(groups, -1), [0], why)
+        c.run.reads(rows, passed.flatten(), x.dead)
+        c.run.writes(columns)
+        return finish(c, columns.repeat(groups) if each > 1 else columns.expand(groups), 1, bias)
+    c.run.reads(columns, passed[0] if len(columns) > 1 else columns, x.dead)
+    c.run.union.together(rows.view(groups, -1), [0], why)
+    c.run.writes(rows)
+    return finish(c, rows, 1, bias)
+
+
+def _whole_groups(c: Call, passed: Tensor, rows: Tensor, each: int, transposed: bool) -> Tensor:
+    """Group i of the filters goes with group i of the channels; a depthwise filter with its channel."""
+    first = c.together(passed, 1, does="reads them as groups")[:, :1]
+    c.run.union.unite(rows, first, f"{c.what} filters a network input")
+    return first.expand(-1, each).flatten() if transposed else rows.flatten()
 
 
 def embedding(c: Call) -> None:
@@ -99,15 +186,3 @@ def embedding(c: Call) -> None:
         return c.pin()
     c.run.writes(writes)
     return finish(c, writes, -1, None)
-
-
-def batch_norm(c: Call) -> None:
-    """Elementwise, along dimension 1, with weight, bias and both running statistics."""
-    result = tensors(c.out)[0]
-    labels = c.run.union.along(c.x.labels, 1, f"{c.what} normalises several positions as one")
-    for tensor in c.args[1:5]:
-        if isinstance(tensor, Tensor):
-            c.run.union.unite(labels, element_labels(c.run, c.run.of(tensor)), f"{c.what} normalises a network input")
-    shape = (1, -1) + (1,) * (result.ndim - 2)
-    dead = Dead(why=f"BatchNorm {c.run.module} shifts them")
-    c.run.set(result, labels.view(shape).expand(result.shape), dead=dead)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,13 +13,18 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ..._inputs import tensors
 from ._dead import ALIVE, Dead
 from ._tags import Slot, Tag, Use
-from ._union import Labels, compress
+from ._union import CONSTANT, NEUTRAL, Labels, compress, core, owned, pure
 
 
 class Ledger:
-    """What a label run writes down: classes of labels, the tags of tensors, and who writes and reads what."""
+    """What a label run writes down: classes of labels, the tags of tensors, and who writes and reads what.
 
-    def __init__(self, model: nn.Module) -> None:
+    Args:
+        model: The network; every index of every dimension of its parameters and buffers gets a label.
+        by_position: Modules whose grouped convolutions lose the same positions of every group, not whole groups.
+    """
+
+    def __init__(self, model: nn.Module, by_position: Collection[str] = ()) -> None:
         self.union = Labels()
         self.tags = WeakTensorKeyDictionary()
         self.slots: dict[Slot, Tensor] = {}
@@ -26,18 +32,23 @@ class Ledger:
         self.sites: dict[str, Tensor] = {}
         self.positions: dict[str, Tensor] = {}
         self.stack: list[str] = []
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            if tensor in self.tags:
-                continue
+        self.splits: list[tuple[Tensor, list[int], str]] = []
+        self.grouped: dict[str, Tensor] = {}
+        self.by_position = by_position
+        self.asked: dict[str, str] = {}
+        self.unused = {id(p): name for name, p in model.named_parameters()}
+        named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        fresh = iter(
+            self.union.new(sum(sum(t.shape) for t in named.values())).split(
+                [n for t in named.values() for n in t.shape]
+            )
+        )
+        for name, tensor in named.items():
             fields: list[Tensor] = []
-            for dim, size in enumerate(tensor.shape):
-                labels = self.slots[name, dim] = self.union.new(size)
+            for dim in range(tensor.ndim):
+                labels = self.slots[name, dim] = next(fresh)
                 fields.append(labels.view([-1 if d == dim else 1 for d in range(tensor.ndim)]).expand(tensor.shape))
-            self.tags[tensor] = Tag(self.zeros(tensor), tuple(fields))
-
-    @staticmethod
-    def zeros(tensor: Tensor) -> Tensor:
-        return torch.zeros((), dtype=torch.int64).expand(tensor.shape)
+            self.tags[tensor] = Tag(alike(tensor, CONSTANT), tuple(fields))
 
     @property
     def module(self) -> str:
@@ -45,13 +56,49 @@ class Ledger:
         return self.stack[-1] if self.stack else "the network"
 
     def of(self, tensor: Tensor) -> Tag:
-        """The tag of a tensor; what nobody wrote carries label 0."""
+        """The tag of a tensor that is used; what nobody wrote is a constant."""
         tag = self.tags.get(tensor)
-        return Tag(self.zeros(tensor)) if tag is None else tag
+        if tag is None:
+            return Tag(alike(tensor, CONSTANT))
+        if tag.debts:
+            for labels, dims, why in tag.debts:
+                self.union.together(labels, dims, why)
+            tag = self.tags[tensor] = replace(tag, debts=())
+        return tag
 
     def set(self, tensor: Any, labels: Tensor, fields: tuple[Tensor, ...] = (), dead: Dead = ALIVE) -> None:
         if isinstance(tensor, Tensor):
             self.tags[tensor] = Tag(compress(labels.expand(tensor.shape)), fields, dead)
+
+    def labels(self, tensor: Tensor) -> Tensor:
+        """The labels of a tensor that is only looked at."""
+        tag = self.tags.get(tensor)
+        return alike(tensor, CONSTANT) if tag is None else tag.labels
+
+    def uses_of(self, tensor: Tensor) -> None:
+        """Remember that a parameter has been used."""
+        if isinstance(tensor, nn.Parameter):
+            self.unused.pop(id(tensor), None)
+
+    def overwritten(self, tensor: Tensor, before: Tensor, what: str) -> None:
+        """An operator has written into a tensor: what shares its memory holds something else now.
+
+        A part of a tensor that is filled with channels keeps its size, so these channels stay.
+        """
+        after = self.labels(tensor)
+        same = after.shape == before.shape and bool(
+            (self.union.find(core(after)) == self.union.find(core(before))).all()
+        )
+        if same and not pure(after, NEUTRAL):
+            return
+        place = tensor.untyped_storage().data_ptr()
+        for other, tag in list(self.tags.items()):
+            if other is tensor or other.untyped_storage().data_ptr() != place or not place:
+                continue
+            for labels in (after, tag.labels) if not same else ():
+                self.union.pin(labels, f"{what} writes them into a part of another tensor")
+            if not owned(tag.labels):
+                self.tags[other] = replace(tag, labels=alike(other, CONSTANT))
 
     def writes(self, own: Tensor) -> None:
         """Remember that a weight writes its output labels ``own``."""
@@ -60,9 +107,24 @@ class Ledger:
     def reads(self, own: Tensor, labels: Tensor, dead: Dead) -> None:
         """A weight contracts its input labels ``own`` with ``labels``: column i multiplies what carries label i."""
         roots = self.union.find(labels)
-        flat = bool((roots == 0).all()) or len(torch.unique(roots)) < len(roots)
+        flat = pure(roots, CONSTANT) or len(torch.unique(roots)) < len(roots)
         self.uses.append(Use(False, own, dead, flat, self.module))
         self.union.unite(own, labels, f'"{self.module}" reads a network input or a constant')
+
+    def settle(self) -> None:
+        """Decide what views that split channels left open.
+
+        Channels that were split into several dimensions, (B, g·k) -> (B, g, k), can be removed along one of them only.
+        If nothing that came later has chosen, the last one is taken: the same positions of every part.
+        """
+        for labels, dims, why in self.splits:
+            varies = self.union.varies(labels)
+            self.union.together(labels, [d for d in dims if varies[d]][:-1], why)
+
+
+def alike(tensor: Tensor, label: int) -> Tensor:
+    """One label for all elements of a tensor."""
+    return torch.tensor(label).expand(tensor.shape)
 
 
 @dataclass(frozen=True)
@@ -100,9 +162,18 @@ class Call:
         value = self.args[index] if len(self.args) > index else self.kwargs.get(name)
         return default if value is None else value
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Every tensor among the arguments."""
+        return tensors((self.args, self.kwargs))
+
+    def together(self, labels: Tensor, *dims: int, does: str = "mixes them") -> Tensor:
+        """``labels`` united along ``dims``, for this operator combines them."""
+        return self.run.union.together(labels, dims, f"{self.what} {does}")
+
     def pin(self, *given: Tensor) -> None:
         """Forbid to remove what goes in (or the ``given`` tensors); what comes out then belongs to nobody."""
-        for tensor in given or tensors((self.args, self.kwargs)):
+        for tensor in given or self.tensors:
             tag = self.run.of(tensor)
             for labels in (tag.labels, *tag.fields):
                 self.run.union.pin(labels, f"{self.what} mixes them")

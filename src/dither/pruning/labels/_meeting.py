@@ -11,13 +11,17 @@ from ..._inputs import tensors
 from ._dead import still_dead
 from ._ledger import Call, Ledger
 from ._tags import Tag
-from ._union import core
+from ._union import CONSTANT, NEUTRAL, pure
 
 
 def pointwise(c: Call) -> None:
     """Any elementwise function of tensors that broadcast."""
     results = tensors(c.out)
-    tags = [c.run.of(tensor) for tensor in tensors((c.args, c.kwargs))]
+    tags = [c.run.of(tensor) for tensor in c.tensors]
+    if len(tags) == 1 and tags[0].fields:
+        for tensor in results if results[0].shape == tags[0].labels.shape else ():
+            c.run.tags[tensor] = replace(tags[0], changed=tags[0].changed or c.name not in ("mul", "div", "neg"))
+        return
     if results and tags:
         labels = meet(c.run, tags, results[0].shape, c.what)
         dead = still_dead(c, tags)
@@ -29,30 +33,50 @@ def pointwise(c: Call) -> None:
 def meet(run: Ledger, tags: list[Tag], shape: torch.Size, what: str) -> Tensor:
     """Unite the labels of tensors that broadcast to ``shape``; the labels of the result.
 
-    A tensor of size 1 along a dimension where the labels of another vary is one channel that is used for all of them:
-    it is pinned and takes no part. So is no tensor without labels, unless it has one value for each channel.
+    - A constant has a value for each of its positions: what it meets cannot be removed along these dimensions.
+    - A tensor of size 1 along a dimension where another varies is used for all of its channels. Those of the other can
+      then be removed along one dimension only, and the earlier one is chosen: heads before the positions in a head.
+    - All others are united, element by element.
     """
-    padded = [pad_left(tag, len(shape)) for tag in tags]
-    acting = [run.union.varies(tag.labels) for tag in padded]
-    where = [any(varies[d] for varies in acting) for d in range(len(shape))]
-    everyone = [element_labels(run, tag, where) for tag in padded]
-    varying = [run.union.varies(labels) for labels in everyone]
-    meeting: list[Tensor] = []
-    for i, labels in enumerate(everyone):
-        across = [d for d in range(len(shape)) if any(v[d] for k, v in enumerate(varying) if k != i)]
-        if any(labels.shape[d] == 1 < shape[d] for d in across):
-            run.union.pin(labels, f"{what} broadcasts them over channels")
-        elif owned(labels) or any(labels.shape[d] > 1 for d in across):
-            meeting.append(labels)
+    acting = [pad_left(tag, len(shape)) for tag in tags]
+    where = [any(v) for v in zip(*(run.union.varies(tag.labels) for tag in acting), strict=True)]
+    told = [element_labels(run, tag, where) for tag in acting]
+    everyone = [labels for labels, _ in told]
+    for labels, silent in told:  # a parameter along several dimensions at once: one of them is that of the channels
+        for other in everyone if silent else ():
+            if other is not labels:
+                run.union.together(other, silent, f"{what} meets a parameter along several dimensions at once")
+    writers = [labels for labels in everyone if not pure(labels, NEUTRAL) and not pure(labels, CONSTANT)]
+    for constant in everyone:
+        if pure(constant, CONSTANT):
+            sized = [d for d, size in enumerate(constant.shape) if size > 1]
+            writers = [run.union.together(w, sized, f"{what} meets a constant or a network input") for w in writers]
+    meeting = [labels for labels in writers if not _broadcasts(run, labels, writers, shape, what)]
     for labels in meeting[1:]:
         run.union.unite(meeting[0], labels, f"{what} meets a constant or a network input")
-    result = next((labels for labels in meeting if owned(labels)), None)
-    return torch.zeros((), dtype=torch.int64).expand(shape) if result is None else result.expand(shape)
+    if not meeting:
+        constant = next((labels for labels in everyone if not pure(labels, NEUTRAL)), None)
+        return torch.tensor(NEUTRAL if constant is None else CONSTANT).expand(shape)
+    result = meeting[0]
+    for labels in meeting[1:]:
+        result = torch.maximum(result, labels)  # of one class; where one is neutral, the other one's
+    return result.expand(shape)
 
 
-def owned(labels: Tensor) -> bool:
-    """Whether any element was written by the network."""
-    return bool((core(labels) != 0).any())
+def _broadcasts(run: Ledger, labels: Tensor, others: list[Tensor], shape: torch.Size, what: str) -> bool:
+    """Whether a tensor is used for several channels of others, and is pinned for it."""
+    across = [any(v) for v in zip(*(run.union.varies(o) for o in others if o is not labels), strict=True)]
+    wide = [d for d, v in enumerate(across) if v and labels.shape[d] == 1 < shape[d]]
+    if not wide:
+        return False
+    own = [d for d, v in enumerate(run.union.varies(labels)) if v]
+    if own and min(own) < min(wide):
+        return False  # it varies along an earlier dimension: uniting makes the others constant along the later ones
+    for other in others if own else ():
+        if other is not labels:
+            run.union.together(other, own, f"{what} broadcasts over them")
+    run.union.pin(labels, f"{what} broadcasts them over channels")
+    return True
 
 
 def pad_left(tag: Tag, ndim: int) -> Tag:
@@ -64,15 +88,19 @@ def pad_left(tag: Tag, ndim: int) -> Tag:
     return replace(tag, labels=up(tag.labels), fields=tuple(map(up, tag.fields)))
 
 
-def element_labels(run: Ledger, tag: Tag, where: list[bool] | None = None) -> Tensor:
-    """One label for each element, for (a view of) a parameter too.
+def element_labels(run: Ledger, tag: Tag, where: list[bool] | None = None) -> tuple[Tensor, list[int]]:
+    """One label for each element, for (a view of) a parameter too, and the dimensions that they do not tell.
 
-    Its elements take the labels of the dimension that varies ``where`` the labels of others do; a parameter that
-    follows channels along two dimensions at once pins both.
+    The elements of a parameter take the labels of the dimension that varies ``where`` the labels of others do; of
+    several, those of the first.
     """
     if not tag.fields:
-        return tag.labels
-    live = [f for f in tag.fields if any(v and (where is None or where[d]) for d, v in enumerate(run.union.varies(f)))]
-    for labels in live if len(live) > 1 else ():
-        run.union.pin(labels, f"{run.module} uses a parameter along several dimensions of channels at once")
-    return live[0] if len(live) == 1 else tag.labels
+        return tag.labels, []
+    along = [
+        next((d for d, v in enumerate(run.union.varies(f)) if v and (where is None or where[d])), -1)
+        for f in tag.fields
+    ]
+    live = sorted((d, i) for i, d in enumerate(along) if d >= 0)
+    if not live:
+        return tag.labels, []
+    return tag.fields[live[0][1]], [d for d, _ in live[1:]]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..._inputs import map_tensors, tensors
 from ._dead import Dead, all_dead
-from ._ledger import Call
+from ._ledger import Call, alike
 from ._meeting import element_labels
-from ._union import compress
+from ._union import CONSTANT, NEUTRAL, compress, core, pure
 
 
 def same(c: Call) -> None:
@@ -24,77 +26,140 @@ def same(c: Call) -> None:
             c.run.tags[tensor] = x
 
 
+def restride(c: Call) -> None:
+    """as_strided: where only the stride of dimensions of size 1 is new, as channels-last layers do it."""
+    dense = torch.empty(c.out.shape, device="meta").stride()
+    strides = zip(c.out.shape, c.out.stride(), dense, strict=True)
+    x = c.run.tags.get(c.args[0])
+    if (
+        x is None
+        or x.labels.shape != c.out.shape
+        or c.out.storage_offset()
+        or any(n > 1 and a != b for n, a, b in strides)
+    ):
+        return c.pin()
+    c.run.tags[c.out] = x
+    return None
+
+
+def uniform(c: Call) -> None:
+    """zeros, ones, full, empty ...: numbers that are all alike, so there may be fewer of them."""
+    for tensor in tensors(c.out):
+        c.run.set(tensor, alike(tensor, NEUTRAL))
+
+
 def move(c: Call) -> None:
     """permute, expand, cat ...: any number of tensors in, one out."""
     tags = [c.run.of(tensor) for tensor in tensors(c.args)]
-    if len(tags) == 1 and tags[0].fields:
-        fields = [c.func(*map_tensors(lambda _, f=f: f, c.args), **c.kwargs) for f in tags[0].fields]
-        return c.run.set(c.out, c.run.zeros(c.out), tuple(map(compress, fields)))
-    every = iter([element_labels(c.run, tag) for tag in tags])
-    labels = c.func(*map_tensors(lambda _: next(every), c.args), **c.kwargs)
+    count = len(tags[0].fields)
+    if count and all(len(tag.fields) == count for tag in tags):
+        fields = [_execute(c, [tag.fields[i] for tag in tags]) for i in range(count)]
+        for field in fields if len(tags) > 1 else ():  # a cat of weights: their other dimensions go together
+            _one_for_all(c, field)
+        return c.run.set(c.out, alike(c.out, CONSTANT), tuple(map(compress, fields)))
+    where = (
+        [any(v) for v in zip(*(c.run.union.varies(tag.labels) for tag in tags), strict=True)] if len(tags) > 1 else None
+    )
+    if c.name == "stack" and where is not None and len(where) != c.out.ndim - 1:
+        where = None
+    every = [element_labels(c.run, tag, where if where and any(where) else None) for tag in tags]
+    for labels, silent in every:
+        for other, _ in every if silent else ():
+            if other is not labels:
+                c.together(other, *silent)
+    labels = _execute(c, [e for e, _ in every])
+    if not pure(labels, NEUTRAL):
+        labels = torch.where(labels == NEUTRAL, CONSTANT, labels)  # zeros beside channels: how many, the code says
     return c.run.set(c.out, labels, dead=all_dead([tag.dead for tag in tags]))
 
 
+def _execute(c: Call, labels: list[Tensor]) -> Tensor:
+    """The operator on labels instead of tensors; not in place."""
+    given = iter(labels)
+    func = getattr(Tensor, c.name[:-1]) if c.name.endswith("_") else c.func
+    return func(*map_tensors(lambda _: next(given), c.args), **c.kwargs)
+
+
+def _one_for_all(c: Call, field: Tensor) -> None:
+    """Labels of a dimension beside the one along which tensors are joined are those of all pieces."""
+    dim = c.dim % c.out.ndim
+    others = [d for d, v in enumerate(c.run.union.varies(field)) if v and d != dim]
+    if others:
+        c.run.union.unite(field, field.narrow(dim, 0, 1), f"{c.what} joins them")
+
+
 def view(c: Call) -> None:
-    """A reshape; one that splits channels takes the same positions from every part, one that regroups them pins."""
-    run, x = c.run, c.x
+    """A reshape: executed on the labels. Along which of several dimensions split channels go is decided later."""
+    factors = refine(c.args[0].shape, c.out.shape)
 
     def reshape(labels: Tensor) -> Tensor:
-        new = compress(labels.reshape(c.out.shape))
-        varies = run.union.varies(new)
-        for before, after in regroup(labels.shape, new.shape):
-            varying = [d for d in after if varies[d]]
-            if len(varying) < 2:
-                continue
-            if sum(labels.shape[d] > 1 for d in before) > 1:
-                run.union.pin(labels, f"{c.what} regroups them")
-            for dim in varying[:-1]:  # (B, g·k) -> (B, g, k): channel j of every one of the g parts
-                run.union.unite(new, new.narrow(dim, 0, 1), f"{c.what} splits them")
-        return new
+        if factors is not None:
+            return _regroup(c, labels, factors)
+        if any(c.run.union.varies(labels)):
+            c.run.union.pin(labels, f"{c.what} regroups them")
+        return compress(labels.reshape(c.out.shape))
 
-    run.set(c.out, reshape(x.labels), tuple(map(reshape, x.fields)), x.dead)
+    c.run.set(c.out, reshape(c.x.labels), tuple(map(reshape, c.x.fields)), c.x.dead)
 
 
-def regroup(before: torch.Size, after: torch.Size) -> list[tuple[list[int], list[int]]]:
-    """The dimensions of a view, cut into the smallest groups of equal size: [(dims before, dims after), ...].
+class Factor(NamedTuple):
+    """A piece of a reshape: its size, and the dimensions before and after that it is a factor of."""
+
+    size: int
+    before: int
+    after: int
+
+
+def refine(before: torch.Size, after: torch.Size) -> list[Factor] | None:
+    """The common refinement of two shapes of one tensor; None where the sizes do not divide each other.
 
     Example:
-        >>> regroup(torch.Size([2, 6, 4]), torch.Size([2, 3, 8]))
-        [([0], [0]), ([1, 2], [1, 2])]
+        >>> [tuple(f) for f in refine(torch.Size([2, 12]), torch.Size([6, 4]))]
+        [(2, 0, 0), (3, 1, 0), (4, 1, 1)]
     """
-    groups: list[tuple[list[int], list[int]]] = []
-    i = j = 0
-    while i < len(before) and j < len(after):
-        ins, outs, m, n = [i], [j], before[i], after[j]
-        while m != n:
-            if m < n:
-                i += 1
-                ins.append(i)
-                m *= before[i]
-            else:
-                j += 1
-                outs.append(j)
-                n *= after[j]
-        groups.append((ins, outs))
-        i, j = i + 1, j + 1
-    return groups
+    if 0 in before:
+        return None
+    ends = [torch.tensor(shape).cumprod(0).tolist() if shape else [1] for shape in (before, after)]
+    factors: list[Factor] = []
+    done = 1
+    for end in sorted({*ends[0], *ends[1]} - {1}):
+        if end % done:
+            return None
+        factors.append(Factor(end // done, *(bisect_left(e, end) for e in ends)))
+        done = end
+    return factors
+
+
+def _regroup(c: Call, labels: Tensor, factors: list[Factor]) -> Tensor:
+    """Reshape labels through the refinement, with size 1 wherever they are constant."""
+    small, shape = core(labels), c.out.shape
+    fine = small.reshape([f.size if small.shape[f.before] > 1 else 1 for f in factors])
+    varying = [i for i, v in enumerate(c.run.union.varies(fine)) if v]
+    for d in {factors[i].before for i in varying}:
+        dims = [i for i in varying if factors[i].before == d]
+        if len(dims) > 1:
+            c.run.splits.append((fine, dims, f"{c.what} splits them"))
+    wide = {f.after for f, size in zip(factors, fine.shape, strict=True) if size > 1}
+    fine = fine.expand([f.size if f.after in wide else 1 for f in factors])
+    return fine.reshape([n if d in wide else 1 for d, n in enumerate(shape)]).expand(shape)
 
 
 def couple(c: Call, dim: int, sizes: list[int]) -> None:
     """Cut ``dim`` into parts of these sizes.
 
-    Equal parts couple their positions, for Python computes such sizes from the shape (chunk, x[:, : x.shape[1] // 2]);
-    any other cut is by positions that would shift, and pins.
+    Equal parts couple their positions, for Python computes such sizes from the shape (chunk, x[:, : x.shape[1] // 2]),
+    and so do whole multiples of the smallest part; any other cut is by positions that would shift.
     """
+    part = min(sizes)
     for labels in (c.x.labels, *c.x.fields):
         total = labels.shape[dim]
         if not c.run.union.varies(labels)[dim] or sizes == [total]:
             continue
-        if len(set(sizes)) == 1 and sizes[0] and total % sizes[0] == 0:
-            parts = labels.movedim(dim, 0).unflatten(0, (-1, sizes[0]))
+        if part > 1 and total % part == 0 and all(size % part == 0 for size in sizes):
+            parts = labels.movedim(dim, 0).unflatten(0, (-1, part))
             c.run.union.unite(parts, parts[:1], f"{c.what} splits them")
         else:
-            c.run.union.pin(labels, f"{c.what} takes a fixed part of them")
+            c.together(labels, dim, does="takes a fixed part of them")
 
 
 def pieces(c: Call) -> None:
@@ -124,9 +189,19 @@ def narrow(c: Call) -> None:
 
 
 def index(c: Call) -> None:
-    """select, unbind: single channels by position."""
+    """select, unbind, unfold: single channels by position."""
     couple(c, c.dim, [0])
     pieces(c)
+
+
+def gather(c: Call) -> None:
+    """index, index_select, gather: entries by position, fixed in the code or computed."""
+    indexed = enumerate(c.args[1]) if c.name == "index" else [(c.dim, True)]
+    dims = [d for d, entry in indexed if entry is not None]
+    if c.x.fields:
+        return pieces(c)
+    labels = c.together(c.x.labels, *dims, does="picks them by position")
+    return c.run.set(c.out, compress(c.func(labels, *c.args[1:], **c.kwargs)), dead=c.x.dead)
 
 
 def roll(c: Call) -> None:
@@ -138,11 +213,28 @@ def roll(c: Call) -> None:
 
 def pad(c: Call) -> None:
     """Zeros beside the pixels of a channel belong to it; zeros between channels are a constant of fixed size."""
-    for back in range(len(c.args[1]) // 2):
-        if any(c.args[1][2 * back : 2 * back + 2]) and c.run.union.varies(c.x.labels)[-1 - back]:
-            return c.pin()
+    labels, between = c.x.labels, list(c.args[1])
+    for back in range(len(between) // 2):
+        labels = c.together(labels, -1 - back) if any(between[2 * back : 2 * back + 2]) else labels
+        if not c.run.union.varies(labels)[-1 - back]:
+            between[2 * back : 2 * back + 2] = [0, 0]
+    labels = torch.constant_pad_nd(labels, between, CONSTANT)
     dead = c.x.dead if not c.arg(2, "value", 0) else Dead(why=f"{c.what} fills with a value that is not zero")
-    return c.run.set(c.out, stretch(c.x.labels, c.out.shape), dead=dead)
+    return c.run.set(c.out, stretch(labels, c.out.shape), dead=dead)
+
+
+def shuffle(c: Call) -> None:
+    """pixel_shuffle, pixel_unshuffle, channel_shuffle: views and transpositions in one operator."""
+    channels = c.run.union.along(c.x.labels, -3, f"{c.what} moves them between pixels")
+    factor = c.args[1]
+    if c.name == "pixel_shuffle":  # (c, r·r) -> c
+        grid = c.together(channels.view(-1, factor**2), 1)
+        out = grid[:, 0]
+    elif c.name == "pixel_unshuffle":
+        out = channels.repeat_interleave(factor**2)
+    else:
+        out = c.together(channels.view(factor, -1), 0).mT.flatten()
+    c.run.set(c.out, out[:, None, None].expand(c.out.shape), dead=c.x.dead)
 
 
 def stretch(labels: Tensor, shape: torch.Size) -> Tensor:

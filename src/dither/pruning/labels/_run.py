@@ -16,11 +16,12 @@ with it. Parameters are followed by identity, so that functional calls, layers u
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -35,9 +36,9 @@ from ._table import apply
 class Run(TorchDispatchMode):
     """Applies the rule of every operator that runs, and knows which module is running. Use `analyse`."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, by_position: Collection[str] = ()) -> None:
         super().__init__()
-        self.ledger = Ledger(model)
+        self.ledger = Ledger(model, by_position)
         self.names = {id(m): name for name, m in model.named_modules()}
         self.paused = 0
 
@@ -96,9 +97,34 @@ def analyse(model: nn.Module, example_inputs: Inputs) -> Analysis:
         0                                16  0 -> 2
         2                                 4  2 -> nobody  [the network returns them]
     """
-    run = Run(model)
+    first = _run(model, example_inputs)
+    ledger = first.ledger
+    stuck = [name for name, rows in ledger.grouped.items() if not ledger.union.free(rows) or _one_class(ledger, rows)]
+    if not stuck:
+        return spaces(ledger, model)
+    second = _run(model, example_inputs, by_position=stuck)  # whole groups cannot go there: the same positions of each
+    return spaces(second.ledger, model)
+
+
+def _one_class(ledger: Ledger, labels: Tensor) -> bool:
+    return not any(ledger.union.varies(labels))
+
+
+@contextmanager
+def _decomposed() -> Generator[None]:
+    """Recurrent layers as their operators, not as one kernel that nobody can look into."""
+    (enabled,) = torch.backends.mkldnn.set_flags(_enabled=False)[:1]
     try:
-        with evaluating(model), run.watching():
+        yield
+    finally:
+        torch.backends.mkldnn.set_flags(_enabled=enabled)
+
+
+def _run(model: nn.Module, example_inputs: Inputs, by_position: Collection[str] = ()) -> Run:
+    """One run on labels."""
+    run = Run(model, by_position)
+    try:
+        with evaluating(model), _decomposed(), run.watching():
             out = call(model, example_inputs)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         shapes = [tuple(tensor.shape) for tensor in tensors(example_inputs)]
@@ -108,4 +134,5 @@ def analyse(model: nn.Module, example_inputs: Inputs) -> Analysis:
         ) from error
     for tensor in tensors(out):
         run.ledger.union.pin(run.ledger.of(tensor).labels, "the network returns them")
-    return spaces(run.ledger, model)
+    run.ledger.settle()
+    return run

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from ._ledger import Call
+from ._moving import gather
 
 
 def select(c: Call) -> None:
     """Executed on the labels; what the positions could name is remembered, for removal must renumber them.
 
-    An index that the forward pass computes pins: nobody could renumber it.
+    An index that the forward pass computes cannot be renumbered: then it must not be channels that it selects.
     """
     run, x, (_, dim, index) = c.run, c.x, c.args
     name = _name(c)
-    if name is None or name in run.positions or x.fields:
-        return c.pin()
+    if name is None or name in run.positions or x.fields or not run.union.varies(x.labels)[dim]:
+        return gather(c)
     labels = x.labels.index_select(dim, index.to(x.labels.device))
     run.positions[name] = run.union.along(x.labels, dim, f"{c.what} selects at several positions")
     run.union.unite(run.slots[name, 0], run.union.along(labels, dim, c.what), f"{c.what} selects from network inputs")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ._ledger import Ledger
 from ._tags import Slot, Use
+from ._union import CONSTANT
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,17 @@ class Space:
 
 @dataclass(frozen=True)
 class Analysis:
-    """All channel spaces of a network, and the layers whose input columns are flattened channels or network inputs."""
+    """All channel spaces of a network.
+
+    Attributes:
+        spaces: In the order of the forward pass.
+        columns: Layers whose input columns are flattened channels or network inputs.
+        notes: What the reader should know about the run: values that the code asked for, parameters that it never used.
+    """
 
     spaces: tuple[Space, ...]
     columns: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.spaces)) or "no convolution or linear layer with a plain weight was run"
@@ -68,12 +76,12 @@ class Analysis:
 
 def spaces(run: Ledger, model: nn.Module) -> Analysis:
     """Group the classes that hold slices of the same tensors into spaces."""
-    reasons = run.union.reasons()
+    reasons, joints = run.union.reasons(), run.union.joints()
     starts = torch.tensor([int(labels[0]) for labels in run.slots.values() if len(labels)])
     names = [slot for slot, labels in run.slots.items() if len(labels)]
     roles: dict[Slot, list[Use]] = defaultdict(list)
     for use in run.uses:
-        own = use.labels[use.labels != 0]
+        own = use.labels[use.labels > CONSTANT]
         for k in torch.unique(torch.searchsorted(starts, own, right=True) - 1).tolist():
             roles[names[k]].append(use)
 
@@ -89,9 +97,9 @@ def spaces(run: Ledger, model: nn.Module) -> Analysis:
         groups[tuple(slots), reasons.get(root)].append(root)
 
     first = {slot: i for i, slot in enumerate(roles)}
-    found = [_space(run, slots, reason, classes, roots, roles) for (slots, reason), classes in groups.items()]
+    found = [_space(run, slots, reason, classes, roots, roles, joints) for (slots, reason), classes in groups.items()]
     kept = sorted((s for s in found if s.writers), key=lambda s: min(first[slot] for slot in s.writers))
-    return Analysis(_rename(kept), _columns(run, model))
+    return Analysis(_rename(kept), _columns(run, model), _notes(run))
 
 
 def _space(
@@ -101,6 +109,7 @@ def _space(
     classes: list[int],
     roots: dict[Slot, Tensor],
     roles: dict[Slot, list[Use]],
+    joints: dict[int, str],
 ) -> Space:
     index = torch.full((len(run.union.parent),), -1, dtype=torch.int64)
     index[torch.tensor(classes)] = torch.arange(len(classes))
@@ -112,7 +121,7 @@ def _space(
     if reason is None and set(writers) & set(readers):
         reason = "one tensor both writes and reads them"
     if reason is None and len(classes) == 1:
-        reason = "they can only go all together"
+        reason = "they can only go all together" + (f": {joints[classes[0]]}" if classes[0] in joints else "")
     noise, positions = (
         {name: at for name, labels in named.items() if bool(((at := index[run.union.find(labels)]) >= 0).any())}
         for named in (run.sites, run.positions)
@@ -142,6 +151,18 @@ def _rename(found: list[Space]) -> tuple[Space, ...]:
         seen[s.name] += 1
         named.append(s if count[s.name] == 1 else replace(s, name=f"{s.name}#{seen[s.name]}"))
     return tuple(named)
+
+
+def _notes(run: Ledger) -> tuple[str, ...]:
+    """That other inputs may take another path, and what this one does not reach."""
+    notes: list[str] = []
+    if run.asked:
+        where = ", ".join(f"{name} in {module}" for module, name in list(run.asked.items())[:3])
+        notes.append(f"The code asks for values of tensors ({where}): analysed on the path that the example takes.")
+    if unused := list(run.unused.values()):
+        more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
+        notes.append(f"The example does not reach {', '.join(unused[:3])}{more}: they stay as they are.")
+    return tuple(notes)
 
 
 def _columns(run: Ledger, model: nn.Module) -> tuple[str, ...]:

@@ -21,11 +21,16 @@ class Tag:
         fields: Of (a view of) a parameter: for each dimension of the parameter, the label of the slice that an element
             lies in. Such a tensor has no other labels.
         dead: Whether the elements are zero where noise drops their channel.
+        debts: (labels, dims, why): labels that go together along these dimensions as soon as anyone uses the tensor. So
+            a mean over heads that is computed and thrown away costs nothing.
+        changed: Of a parameter: that its values are not its own any more, as in softplus(w). No gate can stand on it.
     """
 
     labels: Tensor
     fields: tuple[Tensor, ...] = ()
     dead: Dead = ALIVE
+    debts: tuple[tuple[Tensor, tuple[int, ...], str], ...] = ()
+    changed: bool = False
 
 
 @dataclass(frozen=True)
