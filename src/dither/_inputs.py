@@ -63,6 +63,16 @@ def tensors(tree: Any) -> list[Tensor]:
     return found
 
 
+def outputs(tree: Any) -> list[Tensor]:
+    """Every tensor that a network returns as an answer; the cache of a decoder is its memory, not an answer."""
+
+    def remembers(leaf: Any) -> bool:
+        return any(base.__name__.endswith("Cache") for base in type(leaf).__mro__)
+
+    leaves = pytree.tree_leaves(tree, is_leaf=remembers)
+    return tensors([leaf for leaf in leaves if not remembers(leaf)])
+
+
 def varied(inputs: Inputs) -> Any:
     """``inputs`` with noise in place of constant float tensors; the global generator is not touched.
 

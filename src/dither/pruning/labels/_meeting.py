@@ -11,16 +11,16 @@ from ..._inputs import tensors
 from ._dead import still_dead
 from ._ledger import Call, Ledger
 from ._tags import Tag
-from ._union import CONSTANT, NEUTRAL, pure
+from ._union import CONSTANT, NEUTRAL, compress, pure
 
 
 def pointwise(c: Call) -> None:
     """Any elementwise function of tensors that broadcast."""
     results = tensors(c.out)
     tags = [c.run.of(tensor) for tensor in c.tensors]
-    if len(tags) == 1 and tags[0].fields:
-        for tensor in results if results[0].shape == tags[0].labels.shape else ():
-            c.run.tags[tensor] = replace(tags[0], changed=tags[0].changed or c.name not in ("mul", "div", "neg"))
+    known = [tag for tag in tags if tag.fields]
+    if len(known) == 1 and results and all(pure(t.labels, CONSTANT) or pure(t.labels, NEUTRAL) for t in tags):
+        _of_a_parameter(c, known[0], [tag for tag in tags if not tag.fields], results)
         return
     if results and tags:
         labels = meet(c.run, tags, results[0].shape, c.what)
@@ -28,6 +28,20 @@ def pointwise(c: Call) -> None:
         for tensor in results:
             if tensor.shape == labels.shape:
                 c.run.set(tensor, labels, dead=dead)
+
+
+def _of_a_parameter(c: Call, parameter: Tag, constants: list[Tag], results: list[Tensor]) -> None:
+    """A function of a parameter and constants keeps the parameter's slices, but not its values: no gate on it."""
+    shape = results[0].shape
+    fields = tuple(compress(field.expand(shape)) for field in pad_left(parameter, len(shape)).fields)
+    for constant in (pad_left(tag, len(shape)).labels for tag in constants):
+        sized = [d for d, size in enumerate(constant.shape) if size > 1 and pure(constant, CONSTANT)]
+        for field in fields:
+            c.together(field, *sized, does="meets a constant")
+    scaled = not constants and c.name in ("mul", "div", "neg")
+    for tensor in results:
+        labels = torch.tensor(CONSTANT).expand(shape)
+        c.run.tags[tensor] = Tag(labels, fields, changed=parameter.changed or not scaled)
 
 
 def meet(run: Ledger, tags: list[Tag], shape: torch.Size, what: str) -> Tensor:

@@ -13,6 +13,7 @@ from ..._inputs import map_tensors, tensors
 from ._dead import Dead, all_dead
 from ._ledger import Call, alike
 from ._meeting import element_labels
+from ._tags import Tag
 from ._union import CONSTANT, NEUTRAL, compress, core, pure
 
 
@@ -50,33 +51,48 @@ def uniform(c: Call) -> None:
 
 def move(c: Call) -> None:
     """permute, expand, cat ...: any number of tensors in, one out."""
-    tags = [c.run.of(tensor) for tensor in tensors(c.args)]
+    given = [tensor for tensor in tensors(c.args) if c.name != "cat" or tensor.numel()]  # an empty cache joins nothing
+    tags = [c.run.of(tensor) for tensor in given]
+    if not tags:
+        return None
     count = len(tags[0].fields)
     if count and all(len(tag.fields) == count for tag in tags):
         fields = [_execute(c, [tag.fields[i] for tag in tags]) for i in range(count)]
         for field in fields if len(tags) > 1 else ():  # a cat of weights: their other dimensions go together
             _one_for_all(c, field)
         return c.run.set(c.out, alike(c.out, CONSTANT), tuple(map(compress, fields)))
-    where = (
-        [any(v) for v in zip(*(c.run.union.varies(tag.labels) for tag in tags), strict=True)] if len(tags) > 1 else None
-    )
-    if c.name == "stack" and where is not None and len(where) != c.out.ndim - 1:
-        where = None
-    every = [element_labels(c.run, tag, where if where and any(where) else None) for tag in tags]
-    for labels, silent in every:
-        for other, _ in every if silent else ():
+    if c.name in ("cat", "stack"):
+        return _join(c, tags)
+    return c.run.set(c.out, _execute(c, [tags[0].labels]), dead=tags[0].dead)
+
+
+def _join(c: Call, tags: list[Tag]) -> None:
+    """cat, stack: of channels, or of positions, whose channels then are the same."""
+    where = [any(v) for v in zip(*(c.run.union.varies(tag.labels) for tag in tags), strict=True)]
+    told = [element_labels(c.run, tag, where if any(where) else None) for tag in tags]
+    for labels, silent in told:
+        for other, _ in told if silent else ():
             if other is not labels:
                 c.together(other, *silent)
-    labels = _execute(c, [e for e, _ in every])
+    dim = c.dim % c.out.ndim
+    parts = [labels for labels, _ in told]
+    if c.name == "cat" and any(where) and not where[dim]:
+        first, *rest = [labels.narrow(dim, 0, 1) for labels in parts if not pure(labels, CONSTANT)]
+        for labels in rest:
+            c.run.union.unite(first, labels, f"{c.what} joins them")
+        parts = [labels if pure(labels, CONSTANT) else first.expand(labels.shape) for labels in parts]
+    labels = _execute(c, parts)
     if not pure(labels, NEUTRAL):
         labels = torch.where(labels == NEUTRAL, CONSTANT, labels)  # zeros beside channels: how many, the code says
-    return c.run.set(c.out, labels, dead=all_dead([tag.dead for tag in tags]))
+    c.run.set(c.out, labels, dead=all_dead([tag.dead for tag in tags]))
 
 
 def _execute(c: Call, labels: list[Tensor]) -> Tensor:
     """The operator on labels instead of tensors; not in place."""
     given = iter(labels)
     func = getattr(Tensor, c.name[:-1]) if c.name.endswith("_") else c.func
+    if c.name == "cat":
+        return func(labels, c.dim)
     return func(*map_tensors(lambda _: next(given), c.args), **c.kwargs)
 
 
@@ -189,9 +205,14 @@ def narrow(c: Call) -> None:
 
 
 def index(c: Call) -> None:
-    """select, unbind, unfold: single channels by position."""
-    couple(c, c.dim, [0])
+    """select, unbind: single channels by position; they stay once somebody uses them, for more than their shape."""
+    x = c.x
+    for field in x.fields:
+        c.together(field, c.dim, does="takes a fixed part of them")
     pieces(c)
+    debts = ((x.labels, (c.dim,), f"{c.what} takes a fixed part of them"),)
+    for tensor in tensors(c.out) if c.run.union.varies(x.labels)[c.dim] else ():
+        c.run.tags[tensor] = replace(c.run.tags[tensor], debts=debts)
 
 
 def gather(c: Call) -> None:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..._inputs import Inputs, call, evaluating, tensors
+from ..._inputs import Inputs, call, evaluating, outputs, tensors
 from .._noise import LogNormalNoise
 from ._dead import Dead
 from ._ledger import Call, Ledger
@@ -132,7 +132,7 @@ def _run(model: nn.Module, example_inputs: Inputs, by_position: Collection[str] 
             f'the network does not run on the example inputs (shapes {shapes}): in "{run.ledger.module}", {error}. '
             "Give inputs as you give them in training: a tensor, a tuple or a dict."
         ) from error
-    for tensor in tensors(out):
+    for tensor in outputs(out):
         run.ledger.union.pin(run.ledger.of(tensor).labels, "the network returns them")
     run.ledger.settle()
     return run

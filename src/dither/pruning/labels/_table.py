@@ -36,7 +36,7 @@ RULES: dict[Rule, str] = {
     pointwise: """_prelu_kernel hardswish hardswish_ rrelu_with_noise log_sigmoid_forward copy_ masked_fill masked_fill_
         mish_ elu_ celu_ gelu_ threshold_""",
     contracting.linear: "linear",
-    contracting.matmul: "mm addmm bmm baddbmm matmul",
+    contracting.matmul: "mm addmm bmm baddbmm matmul _grouped_mm",
     contracting.attention: """_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_attention_math
         _scaled_dot_product_flash_attention _scaled_dot_product_efficient_attention
         _scaled_dot_product_cudnn_attention _scaled_dot_product_fused_attention_overrideable""",
