@@ -37,6 +37,7 @@ def contract(c: Call, x: Tag, weight: Tag, dim: int, inner: int, outer: int, zer
     if reads is None or writes is None:
         for labels in (x.labels, *weight.fields):
             c.run.union.pin(labels, f"{c.what} multiplies them with something that is no plain weight")
+        c.run.computed.append(c.run.module)
         return None
     labels = c.run.union.along(x.labels, dim, f"{c.what} reads them at several positions")
     c.run.reads(reads, torch.where(labels == NEUTRAL, CONSTANT, labels) if not zeros else labels, x.dead)
@@ -152,6 +153,7 @@ def convolution(c: Call) -> None:
         return None if writes is None else finish(c, writes, 1, bias)
     rows, columns = weight_labels(weight, 0), weight_labels(weight, 1)
     if rows is None or columns is None:
+        c.run.computed.append(c.run.module)
         return c.pin(*tensors(c.args[:2]))
     passed = c.run.union.along(x.labels, 1, f"{c.what} reads them at several positions").view(groups, -1)
     each = c.out.shape[1] // groups

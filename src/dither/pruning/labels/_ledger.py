@@ -36,6 +36,7 @@ class Ledger:
         self.grouped: dict[str, Tensor] = {}
         self.by_position = by_position
         self.asked: dict[str, str] = {}
+        self.computed: list[str] = []
         self.unused = {id(p): name for name, p in model.named_parameters()}
         named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         fresh = iter(

@@ -154,15 +154,20 @@ def _rename(found: list[Space]) -> tuple[Space, ...]:
 
 
 def _notes(run: Ledger) -> tuple[str, ...]:
-    """That other inputs may take another path, and what this one does not reach."""
-    notes: list[str] = []
-    if run.asked:
-        where = ", ".join(f"{name} in {module}" for module, name in list(run.asked.items())[:3])
-        notes.append(f"The code asks for values of tensors ({where}): analysed on the path that the example takes.")
-    if unused := list(run.unused.values()):
-        more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
-        notes.append(f"The example does not reach {', '.join(unused[:3])}{more}: they stay as they are.")
-    return tuple(notes)
+    """That other inputs may take another path, what this one does not reach, and what is no layer with a weight."""
+    asked = [f"{name} in {module}" for module, name in run.asked.items()]
+    told = {
+        "The code asks for values of tensors ({}): the network was analysed on the path that the example takes.": asked,
+        "The example does not reach {}: they stay as they are.": list(run.unused.values()),
+        "The forward pass computes the weights of {}: what they read and write stays.": list(
+            dict.fromkeys(run.computed)
+        ),
+    }
+    return tuple(text.format(_few(names)) for text, names in told.items() if names)
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _columns(run: Ledger, model: nn.Module) -> tuple[str, ...]:
