@@ -80,6 +80,32 @@ def test_the_table_has_every_space_with_its_numbers_and_its_reason() -> None:
     assert "SNR(threshold=1.0)" in text.splitlines()[-1]
 
 
+class Branching(nn.Module):
+    """A path that depends on values, a layer that this path does not reach, and a width in the code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.aux = nn.Linear(5, 8), nn.Linear(8, 6), nn.Linear(6, 3), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x).relu()
+        return self.aux(h) if x.sum() > 1e9 else self.c(self.b(h).view(-1, 6).relu())
+
+
+def test_what_attach_and_the_label_run_found_out_is_in_the_plan() -> None:
+    net = pruning.attach(Branching(), torch.randn(2, 5))
+    pruning.gates(net)["a"].loc.data.fill_(-1.0)
+    plan = pruning.plan(net, torch.randn(2, 5))
+    assert "analysed on the path that the example takes" in plan.note
+    assert "does not reach aux.weight, aux.bias" in plan.note
+    assert plan.note in str(plan)
+    reasons = {choice.name: choice.reason for choice in plan.spaces}
+    assert reasons["a"] is None
+    assert "fixes a size that would have to change" in str(reasons["b"])
+    assert "the network returns them" in str(reasons["c"])
+    assert pruning.shrink(net, plan, torch.randn(2, 5)).dither_shrunk["plan"]["note"] == plan.note
+
+
 def test_quantiles_are_those_of_the_oracle() -> None:
     ratios = sorted(plain.snr(-3.0, math.exp(log_scale)) for log_scale in MIXED)
     found = pruning.plan(attached(MIXED), X).spaces[0].snr

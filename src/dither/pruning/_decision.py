@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ._cut import Kept
+from ._edited import check_indices, check_spaces
 from ._gates import gates
 from ._plain import SelectedLinear
 from ._plan import Plan, fingerprint
@@ -15,25 +16,27 @@ from .labels import Analysis, Space
 
 
 def check(net: nn.Module, plan: Plan) -> None:
-    """Is the plan for this network?
+    """Is the plan for this network, and one that it can follow?
 
     Raises:
-        ValueError: If it is for another one.
+        ValueError: If it is for another one, or was edited to keep what is not there.
     """
     known = {c.name for c in (*plan.spaces, *plan.columns)} | plan.sites.keys()
     needed = plan.sites.keys() or {c.name for c in (*plan.spaces, *plan.columns) if c.snr is not None}
-    if fingerprint(net) != plan.network or not needed <= gates(net).keys() <= known:
+    layers = gates(net)
+    if fingerprint(net) != plan.network or not needed <= layers.keys() <= known:
         raise ValueError(
             "this plan was made for another network (names or shapes of its tensors, or its noise, differ); "
             "call pruning.plan(net, example_inputs) on the network that you want to shrink."
         )
+    check_indices(plan, layers)
 
 
 def choose(plan: Plan, analysis: Analysis) -> list[tuple[Space, Tensor]]:
     """The spaces that lose channels, and which of their channels stay, as a mask.
 
     Raises:
-        ValueError: If the plan names a space that the network does not have.
+        ValueError: If the plan names a space that the network does not have, or removes what cannot be removed.
     """
     spaces = {space.name: space for space in analysis.spaces}
     chosen: list[tuple[Space, Tensor]] = []
@@ -47,6 +50,7 @@ def choose(plan: Plan, analysis: Analysis) -> list[tuple[Space, Tensor]]:
             keep = torch.zeros(space.size, dtype=torch.bool)
             keep[list(choice.kept)] = True
             chosen.append((space, keep))
+    check_spaces(chosen, plan.sites)
     return chosen
 
 

@@ -66,30 +66,34 @@ def plan(
     bank = find_bank(net)
     snr, scores = _judge(layers, criterion)
     analysis = analyse(ungate(copy.deepcopy(net)), example_inputs)
+    best = {s.name: score for s in analysis.spaces if s.reason is None and (score := _best(s, scores)) is not None}
+    widths = {name: _round_up(_wanted(score), multiple_of, len(score)) for name, score in best.items()}
     spaces: list[Choice] = []
     sites = {name: scores[name] > 0 for name in layers if not bank or name not in bank.layers}
     for space in analysis.spaces:
-        score = _best(space, scores)
-        if space.reason is not None or score is None:
-            reason = space.reason or "no noise was put on them (skip)"
+        if space.name not in best:
+            refused = bank.whole.get(space.name) if bank else None
+            reason = space.reason or refused or "no noise was put on them (skip)"
             spaces.append(Choice(space.name, tuple(range(space.size)), space.size, None, reason))
             continue
-        keep = _keep(score, multiple_of)
+        score = best[space.name]
+        keep = _first(score, widths[space.name])
         spaces.append(_choice(space.name, _best(space, snr), keep))
         for name, at in space.noise.items():
             channel = at.clamp(min=0)
             signal = (scores[name] > 0) | (score[channel] <= 0)  # or kept although all its noise is large
             sites[name] = torch.where(at >= 0, keep[channel] & signal, sites[name])
     columns = [
-        _choice(name, snr[name], _keep(scores[name], 1))
+        _choice(name, snr[name], _first(scores[name], _wanted(scores[name])))
         for name in (bank.layers if bank else ())
         if name.endswith("[in]")
     ]
-    note = ""
+    notes = list(analysis.notes)
     if not any(layer.trained for layer in layers.values()):
-        note = "Nothing was learned: all noise is at its initial value, so the plan says nothing about the network."
-        warnings.warn(f"{note} Train with loss + pruning.kl(net) / num_data first.", UserWarning, stacklevel=2)
+        notes += ["Nothing was learned: all noise is at its initial value, so the plan says nothing about the network."]
+        warnings.warn(f"{notes[-1]} Train with loss + pruning.kl(net) / num_data first.", UserWarning, stacklevel=2)
     kept_sites = {name: tuple(mask.nonzero().flatten().tolist()) for name, mask in sites.items()}
+    note = "\n".join(notes)
     return Plan(tuple(spaces), tuple(columns), kept_sites, repr(criterion), multiple_of, fingerprint(net), note)
 
 
@@ -122,10 +126,17 @@ def _best(space: Space, values: Mapping[str, Tensor]) -> Tensor | None:
     return best
 
 
-def _keep(score: Tensor, multiple_of: int) -> Tensor:
-    """The channels that stay, as a mask: never none, and as many as a multiple wants."""
-    count = max(int((score > 0).sum()), 1)
-    count = min(math.ceil(count / multiple_of) * multiple_of, len(score))
+def _wanted(score: Tensor) -> int:
+    """How many channels the criterion keeps; never none."""
+    return max(int((score > 0).sum()), 1)
+
+
+def _round_up(count: int, multiple_of: int, size: int) -> int:
+    return min(math.ceil(count / multiple_of) * multiple_of, size)
+
+
+def _first(score: Tensor, count: int) -> Tensor:
+    """The best ``count`` channels, as a mask."""
     keep = torch.zeros(len(score), dtype=torch.bool)
     keep[score.argsort(descending=True, stable=True)[:count]] = True
     return keep
