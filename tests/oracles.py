@@ -202,7 +202,7 @@ def evidence_change(
 
 
 def _log_integral(log_density: Callable[[mpf], mpf], low: mpf, high: mpf) -> mpf:
-    """log ∫ exp(log_density) for a concave one: found is its largest value, cut is where it has lost 80 nats."""
+    """log ∫ exp(log_density) for a concave one: from its largest value to where it has lost 80 nats."""
     left, right = low, high
     while right - left > mpf(10) ** (8 - mp.dps) * (high - low):
         third = (right - left) / 3
@@ -214,19 +214,19 @@ def _log_integral(log_density: Callable[[mpf], mpf], low: mpf, high: mpf) -> mpf
     top = log_density(mode)
 
     def reach(bound: mpf) -> mpf:
-        """How far from the mode 80 nats are lost, or the bound."""
-        near, far = mpf(0), bound - mode
-        if not far or top - log_density(bound) < 80:
-            return far
-        for _ in range(5 * mp.dps):
-            middle = (near + far) / 2
-            near, far = (middle, far) if top - log_density(mode + middle) < 80 else (near, middle)
+        """How far from the mode all but the last 80 nats are lost, within a factor of two, or the bound."""
+        far = bound - mode
+        while far and top - log_density(mode + far / 2) > 80:
+            far /= 2
         return far
 
-    total = mpf(0)
+    digits, total = mp.dps, mpf(0)
     for length in (reach(low), reach(high)):
-        if length:
-            nodes = [mode + length * mpf(k) / 8 for k in range(9)]
-            with mp.workdps(25):
-                total += abs(mpmath.quad(lambda z: mpmath.exp(log_density(z) - top), nodes, method="gauss-legendre"))
+
+        def relative(part: mpf, length: mpf = length) -> mpf:
+            with mp.workdps(digits):  # the differences of densities need them, their integral does not
+                return mpmath.exp(log_density(mode + length * part) - top)
+
+        with mp.workdps(25):
+            total += abs(length) * mpmath.quad(relative, [mpf(k) / 8 for k in range(9)], method="gauss-legendre")
     return top + mpmath.log(total)

@@ -46,6 +46,21 @@ def test_normal_anywhere(seed: int) -> None:
     assert_equal(evidence_change(q, TruncatedLogNormal(loc, scale, q.log_low, q.log_high)), truth, points)
 
 
+@pytest.mark.parametrize("narrow", [1e-8, 1e-15, 1e-25])
+def test_narrow_laws_inside_the_interval(narrow: float) -> None:
+    """The law of the product lies next to that of the narrow one, closer than two float64 of z."""
+    pairs = [
+        ((-3.1, narrow), (-8.3, 1e8 * narrow)),
+        ((-8.3, 2.0), (-3.1, narrow)),
+        ((-7.7, narrow), (-7.7, narrow / 3)),
+    ]
+    for q, p in pairs:
+        truth = float(integrated(q, (-20.0, 0.0), p, (-20.0, 0.0)))
+        laws = [TruncatedLogNormal(*torch.tensor(law, dtype=torch.float64)) for law in (q, p)]
+        got = evidence_change(*laws)
+        assert float(got) == pytest.approx(truth, rel=1e-10, abs=1e-9)
+
+
 def test_the_prior_itself_changes_nothing(seed: int) -> None:
     points = fresh_points(seed + 4, NUMBER, torch.float64)
     q = posterior(points)
