@@ -55,7 +55,7 @@ def finish(c: Call, writes: Tensor, dim: int, bias: Tensor | None, dead: Dead = 
         if bias.ndim == 1 and dim != -2:  # along the channels; those of a convolution are not the last dimension
             c.run.union.unite(writes, element_labels(c.run, own)[0], f"{c.what} adds a constant")
         else:
-            labels = meet(c.run, [Tag(labels), own], c.out.shape, c.what)
+            labels = meet(c.run, [Tag(labels), own], c.out.shape, c.what, [None, bias])
         dead = Dead(why=f"the bias of {c.run.module} is added")
     c.run.set(c.out, labels, dead=dead)
 
@@ -96,7 +96,9 @@ def matmul(c: Call) -> None:
         return c.pin()
     labels = product(c, left.labels, right.labels).expand(c.out.shape)
     tags = [Tag(labels)] + ([c.run.of(bias)] if bias is not None else [])
-    return c.run.set(c.out, meet(c.run, tags, c.out.shape, c.what), dead=Dead(why=f"{c.what} mixes them"))
+    return c.run.set(
+        c.out, meet(c.run, tags, c.out.shape, c.what, [None, bias][: len(tags)]), dead=Dead(why=f"{c.what} mixes them")
+    )
 
 
 def product(c: Call, a: Tensor, b: Tensor) -> Tensor:
@@ -129,7 +131,7 @@ def attention(c: Call) -> None:
     mask = c.args[3] if mask is None and len(c.args) > 3 and isinstance(c.args[3], Tensor) else mask
     if mask is not None:
         shape = torch.broadcast_shapes(mask.shape, (*query.labels.shape[:-1], key.labels.shape[-2]))
-        meet(c.run, [Tag(scores.expand(shape)), c.run.of(mask)], shape, c.what)
+        meet(c.run, [Tag(scores.expand(shape)), c.run.of(mask)], shape, c.what, [None, mask])
     for tensor in others:
         c.run.set(tensor, torch.tensor(CONSTANT).expand(tensor.shape))
 

@@ -76,6 +76,11 @@ class Ledger:
         tag = self.tags.get(tensor)
         return alike(tensor, CONSTANT) if tag is None else tag.labels
 
+    def dead(self, tensor: Tensor) -> Dead:
+        """What noise has done to a tensor that is only looked at."""
+        tag = self.tags.get(tensor)
+        return ALIVE if tag is None else tag.dead
+
     def uses_of(self, tensor: Tensor) -> None:
         """Remember that a parameter has been used."""
         if isinstance(tensor, nn.Parameter):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -11,7 +12,7 @@ from ..._inputs import tensors
 from ._dead import still_dead
 from ._ledger import Call, Ledger
 from ._tags import Tag
-from ._union import CONSTANT, NEUTRAL, compress, pure
+from ._union import CONSTANT, NEUTRAL, compress, core, pure
 
 
 def pointwise(c: Call) -> None:
@@ -23,7 +24,7 @@ def pointwise(c: Call) -> None:
         _of_a_parameter(c, known[0], [tag for tag in tags if not tag.fields], results)
         return
     if results and tags:
-        labels = meet(c.run, tags, results[0].shape, c.what)
+        labels = meet(c.run, tags, results[0].shape, c.what, c.tensors)
         dead = still_dead(c, tags)
         for tensor in results:
             if tensor.shape == labels.shape:
@@ -44,10 +45,13 @@ def _of_a_parameter(c: Call, parameter: Tag, constants: list[Tag], results: list
         c.run.tags[tensor] = Tag(labels, fields, changed=parameter.changed or not scaled)
 
 
-def meet(run: Ledger, tags: list[Tag], shape: torch.Size, what: str) -> Tensor:
+def meet(
+    run: Ledger, tags: list[Tag], shape: torch.Size, what: str, values: Sequence[Tensor | None] | None = None
+) -> Tensor:
     """Unite the labels of tensors that broadcast to ``shape``; the labels of the result.
 
-    - A constant has a value for each of its positions: what it meets cannot be removed along these dimensions.
+    - A constant has a value for each of its positions: what it meets cannot be removed along these dimensions, unless
+      ``values`` show that it is the same for all channels, as a mask is for all heads.
     - A tensor of size 1 along a dimension where another varies is used for all of its channels. Those of the other can
       then be removed along one dimension only, and the earlier one is chosen: heads before the positions in a head.
     - All others are united, element by element.
@@ -61,10 +65,12 @@ def meet(run: Ledger, tags: list[Tag], shape: torch.Size, what: str) -> Tensor:
             if other is not labels:
                 run.union.together(other, silent, f"{what} meets a parameter along several dimensions at once")
     writers = [labels for labels in everyone if not pure(labels, NEUTRAL) and not pure(labels, CONSTANT)]
-    for constant in everyone:
+    for constant, value in zip(everyone, values or [None] * len(everyone), strict=True):
         if pure(constant, CONSTANT):
             sized = [d for d, size in enumerate(constant.shape) if size > 1]
-            writers = [run.union.together(w, sized, f"{what} meets a constant or a network input") for w in writers]
+            for i, labels in enumerate(writers):
+                fixed = [d for d in sized if value is None or not _same_for_all(run, value, labels, d)]
+                writers[i] = run.union.together(labels, fixed, f"{what} meets a constant or a network input")
     meeting = [labels for labels in writers if not _broadcasts(run, labels, writers, shape, what)]
     for labels in meeting[1:]:
         run.union.unite(meeting[0], labels, f"{what} meets a constant or a network input")
@@ -75,6 +81,20 @@ def meet(run: Ledger, tags: list[Tag], shape: torch.Size, what: str) -> Tensor:
     for labels in meeting[1:]:
         result = torch.maximum(result, labels)  # of one class; where one is neutral, the other one's
     return result.expand(shape)
+
+
+def _same_for_all(run: Ledger, value: Tensor, labels: Tensor, dim: int) -> bool:
+    """Whether a constant has the same values along ``dim`` for every channel of ``labels``."""
+    if not run.union.varies(labels)[dim]:
+        return True
+    rows = run.union.find(core(labels)).movedim(dim, 0).flatten(1)
+    channel = torch.unique(rows, dim=0, return_inverse=True)[1].to(value.device)
+    order = channel.argsort(stable=True)
+    count = torch.bincount(channel)
+    if bool((count != count[0]).any()):
+        return False
+    each = value.movedim(dim - labels.ndim, 0)[order].unflatten(0, (len(count), -1))
+    return torch.equal(each, each[:1].expand_as(each))
 
 
 def _broadcasts(run: Ledger, labels: Tensor, others: list[Tensor], shape: torch.Size, what: str) -> bool:

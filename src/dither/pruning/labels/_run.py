@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..._inputs import Inputs, call, evaluating, outputs, tensors
+from ..._inputs import Inputs, call, evaluating, outputs, tensors, varied
 from .._noise import LogNormalNoise
 from ._dead import Dead
 from ._ledger import Call, Ledger
@@ -125,7 +125,7 @@ def _run(model: nn.Module, example_inputs: Inputs, by_position: Collection[str] 
     run = Run(model, by_position)
     try:
         with evaluating(model), _decomposed(), run.watching():
-            out = call(model, example_inputs)
+            out = call(model, varied(example_inputs))
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         shapes = [tuple(tensor.shape) for tensor in tensors(example_inputs)]
         raise ValueError(

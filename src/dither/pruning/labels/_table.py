@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -57,6 +58,7 @@ BY_NAME = {name: rule for rule, names in RULES.items() if rule is not reducing.p
 POOLS = tuple(RULES[reducing.pool].split())  # by the beginning of the name: max_pool2d_with_indices, max_pool3d ...
 READERS = (contracting.linear, contracting.matmul, contracting.convolution)  # Eθ moves into their weights
 ALIKE = (pointwise, *(rule for rule in RULES if rule.__module__ == moving.__name__))  # numbers that are alike stay so
+VIEWS = (moving.same, moving.view, moving.move)
 VALUES = {
     "_local_scalar_dense",
     "is_nonzero",
@@ -82,7 +84,8 @@ def apply(c: Call) -> None:
             c.run.asked.setdefault(c.run.module, c.name)
         c.pin()
     else:
-        _try(rule, c)
+        with _debts_kept(c, rule):
+            _try(rule, c)
     for tensor in tensors(c.out) if rule not in ALIKE else ():  # after an unknown operator in place, too
         if pure(c.run.labels(tensor), NEUTRAL):
             c.run.set(tensor, alike(tensor, CONSTANT))
@@ -90,6 +93,21 @@ def apply(c: Call) -> None:
         c.run.overwritten(tensor, before, c.what)
     if rule not in (None, *READERS) or (c.name == "convolution" and c.args[8] > 1):
         _follow(c)
+
+
+@contextmanager
+def _debts_kept(c: Call, rule: Rule) -> Generator[None]:
+    """To look at a tensor in another shape is not to use it: its debts go over to what comes out."""
+    given = c.tensors[0] if c.tensors else None
+    tag = c.run.tags.get(given) if given is not None and rule in VIEWS else None
+    if given is None or tag is None or not tag.debts:
+        yield
+        return
+    c.run.tags[given] = replace(tag, debts=())
+    yield
+    c.run.tags[given] = tag
+    for tensor in tensors(c.out):
+        c.run.tags[tensor] = replace(c.run.of(tensor), debts=tag.debts)
 
 
 def _try(rule: Rule, c: Call) -> None:
@@ -106,7 +124,7 @@ def _try(rule: Rule, c: Call) -> None:
 
 def _follow(c: Call) -> None:
     """Remember that a result changes with the noise of its arguments, where it is not zero with it."""
-    if any((dead := c.run.of(t).dead).sites or dead.follows for t in tensors((c.args, c.kwargs))):
+    if any((dead := c.run.dead(t)).sites or dead.follows for t in tensors((c.args, c.kwargs))):
         for tensor in tensors(c.out):
             tag = c.run.of(tensor)
             if not tag.dead.sites:
