@@ -5,10 +5,14 @@ RUN := $(VENV)/bin
 WORKERS ?= auto
 PIP := $(RUN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test lint types docs bench clean
+ZOO ?= .venv-zoo
+ZOO_JOBS ?= 1
+
+.PHONY: help demo test test-zoo lint types docs bench clean
 help:
 	@echo "make demo    prune a network on the embedded digits, and let one doubt (first run installs)"
 	@echo "make test    run all tests (first run installs)"
+	@echo "make test-zoo    180 networks of torchvision, timm and transformers, beside Torch-Pruning; writes docs/zoo.md (an hour)"
 	@echo "make lint types docs    ruff, pyright, mkdocs;   make bench    the benchmarks"
 
 demo: $(VENV)/.train
@@ -16,6 +20,11 @@ demo: $(VENV)/.train
 
 test: $(VENV)/.dev
 	$(RUN)/python -m pytest -n $(WORKERS)
+
+# Its own environment and its own constraints: a newer torch, and libraries that nothing else here needs. It goes on where
+# it was interrupted: ZOO_JOBS networks at a time, each with one thread; see python -m zoo --help.
+test-zoo: $(ZOO)/.zoo
+	$(ZOO)/bin/python -m zoo --jobs $(ZOO_JOBS)
 
 lint: $(VENV)/.dev
 	$(RUN)/ruff check .
@@ -34,7 +43,7 @@ bench: $(VENV)/.dev
 	$(RUN)/python -m benchmarks.prediction
 
 clean:
-	rm -rf $(VENV) site
+	rm -rf $(VENV) $(ZOO) site
 
 # One stamp per set of extras: newer than what it was installed from means up to date.
 $(RUN)/python:
@@ -50,3 +59,9 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(RUN)/python
 	@echo "installing into $(VENV), a few minutes the first time ..."
 	@$(PIP) -e '.[train,export,dev]'
 	@touch $@ $(VENV)/.train
+
+$(ZOO)/.zoo: pyproject.toml constraints-zoo.txt
+	$(PYTHON) -m venv $(ZOO)
+	@echo "installing into $(ZOO), several minutes the first time ..."
+	$(ZOO)/bin/python -m pip install -qq --disable-pip-version-check -c constraints-zoo.txt -e '.[zoo]'
+	@touch $@
