@@ -18,13 +18,14 @@ from ._kl import kl as kl
 from ._kl import mac_weights as mac_weights
 from ._kl import param_groups as param_groups
 from ._kl import sbpa_weights as sbpa_weights
+from ._masked import masked as masked
 from ._noise import LogNormalNoise as LogNormalNoise
 from ._plain import FixedScale as FixedScale
 from ._plain import SelectedLinear as SelectedLinear
 from ._plan import Choice as Choice
 from ._plan import Plan as Plan
 from ._planning import plan as plan
-from ._shrink import masked as masked
+from ._resize import overall as overall
 from ._shrink import shrink as shrink
 
 # what belongs together

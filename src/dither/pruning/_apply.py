@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ._cut import POSITIONS, cut
 from ._decision import from_json
+from ._narrow import gates_aside
 from ._plain import FixedScale, replace_module, select_columns
 
 
@@ -17,7 +18,7 @@ def apply_shrunk(model: nn.Module, record: Mapping[str, Any]) -> nn.Module:
     """Give a fresh original model the structure of a shrunk one, in place; the values are not touched.
 
     Args:
-        model: A fresh instance of the class that was shrunk.
+        model: A fresh instance of the class that was shrunk; with gates (`attach`) if the smaller network has them.
         record: ``small.dither_shrunk``: kept indices per tensor and dimension, columns per layer, noise layers.
 
     Returns:
@@ -37,17 +38,18 @@ def apply_shrunk(model: nn.Module, record: Mapping[str, Any]) -> nn.Module:
             layer_scale = FixedScale(torch.ones(size), dim)
             replace_module(model, layer, nn.Identity() if folded else layer_scale)
     kept = from_json(record["kept"])
-    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    for name, dims in kept.items():
-        for dim, index in dims.items():
-            if name not in named or not _fits(named[name], dim, index):
-                raise ValueError(
-                    f'the record keeps indices of "{name}", dimension {dim}, that the model does not have.'
-                )
-    cut(model, kept)
-    for name, index in record["selects"].items():
-        _submodule(model, name)
-        select_columns(model, name, torch.tensor(index, dtype=torch.int64))
+    with gates_aside(model, kept, record.get("gates")):
+        named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        for name, dims in kept.items():
+            for dim, index in dims.items():
+                if name not in named or not _fits(named[name], dim, index):
+                    raise ValueError(
+                        f'the record keeps indices of "{name}", dimension {dim}, that the model does not have.'
+                    )
+        cut(model, kept)
+        for name, index in record["selects"].items():
+            _submodule(model, name)
+            select_columns(model, name, torch.tensor(index, dtype=torch.int64))
     return model
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .._inputs import Inputs, call, evaluating, map_tensors, tensors
+from ._noise import LogNormalNoise
 from .labels import Slot, Space
 
 Kept = dict[str, dict[int, Tensor]]
@@ -94,14 +95,7 @@ def cut(net: nn.Module, kept: Kept) -> nn.Module:
     touched: list[nn.Module] = []
     for name, dims in kept.items():
         old = named[name]
-        new = old.detach()
-        for dim, index in sorted(dims.items(), reverse=True):  # what stays of the positions, and then their new values
-            index = index.to(old.device)
-            new = torch.searchsorted(index, new) if dim == POSITIONS else new.index_select(dim, index)
-        channels_last = (
-            old.ndim == 4 and old.is_contiguous(memory_format=torch.channels_last) and not old.is_contiguous()
-        )
-        new = new.clone(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+        new = sliced(old, dims)
         _put(held_by[id(old)], old, new)
         touched += [module for module, _ in held_by[id(old)]]
     for module in touched:
@@ -115,6 +109,18 @@ def _put(holders: list[tuple[nn.Module, str]], old: Tensor, new: Tensor) -> None
         new = nn.Parameter(new, requires_grad=old.requires_grad)
     for module, attribute in holders:
         setattr(module, attribute, new)
+
+
+def sliced(tensor: Tensor, dims: Mapping[int, Tensor]) -> Tensor:
+    """A copy of the slices that stay, in the memory format of ``tensor``."""
+    new = tensor.detach()
+    for dim, index in sorted(dims.items(), reverse=True):  # what stays of the positions, and then their new values
+        index = index.to(tensor.device)
+        new = torch.searchsorted(index, new) if dim == POSITIONS else new.index_select(dim, index)
+    channels_last = (
+        tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
+    )
+    return new.clone(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
 def tell_sizes(module: nn.Module) -> None:
@@ -137,6 +143,8 @@ def tell_sizes(module: nn.Module) -> None:
         module.num_embeddings, module.embedding_dim = module.weight.shape
     elif isinstance(module, nn.PReLU):
         module.num_parameters = module.weight.numel()
+    elif isinstance(module, LogNormalNoise):
+        module.num_features = len(module.loc)
 
 
 def difference(whole: nn.Module, small: nn.Module, batches: Sequence[Inputs]) -> float:

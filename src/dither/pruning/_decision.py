@@ -41,15 +41,16 @@ def choose(plan: Plan, analysis: Analysis) -> list[tuple[Space, Tensor]]:
     spaces = {space.name: space for space in analysis.spaces}
     chosen: list[tuple[Space, Tensor]] = []
     for choice in plan.spaces:
+        if len(choice.kept) == choice.total:
+            continue
         space = spaces.get(choice.name)
         if space is None or space.size != choice.total:
             raise ValueError(
                 f'the plan names {choice.total} channels of "{choice.name}", which this network does not have.'
             )
-        if len(choice.kept) < choice.total:
-            keep = torch.zeros(space.size, dtype=torch.bool)
-            keep[list(choice.kept)] = True
-            chosen.append((space, keep))
+        keep = torch.zeros(space.size, dtype=torch.bool)
+        keep[list(choice.kept)] = True
+        chosen.append((space, keep))
     check_spaces(chosen, plan.sites)
     return chosen
 
@@ -75,6 +76,16 @@ def select(kept: Kept, columns: Mapping[str, tuple[int, ...]], net: nn.Module) -
             else:
                 selects[name] = stays.nonzero().flatten().tolist()
     return selects
+
+
+def features_left(name: str, chosen: list[tuple[Space, Tensor]], size: int) -> Tensor:
+    """The features of a layer of hand-placed noise whose channels stay."""
+    stays = torch.ones(size, dtype=torch.bool)
+    for space, keep in chosen:
+        if name in space.noise:
+            at = space.noise[name]
+            stays &= (at < 0) | keep[at.clamp(min=0)]
+    return stays.nonzero().flatten()
 
 
 def to_json(kept: Kept) -> dict[str, dict[str, list[int]]]:

@@ -191,7 +191,7 @@ def ungate(net: nn.Module, theta: Tensor | None = None) -> nn.Module:
             with torch.no_grad():
                 chain.original.copy_(getattr(module, name))
         done.add(id(chain.original))
-        _restore(module, name, chain.original)
+        restore(module, name, chain.original)
     for module in net.modules():
         for hooks in (module._forward_pre_hooks, module._forward_hooks):  # pyright: ignore[reportPrivateUsage]
             for handle in [h for h, hook in hooks.items() if isinstance(getattr(hook, "__self__", None), Bank)]:
@@ -199,7 +199,7 @@ def ungate(net: nn.Module, theta: Tensor | None = None) -> nn.Module:
     return net
 
 
-def _restore(module: nn.Module, name: str, tensor: Tensor) -> None:
+def restore(module: nn.Module, name: str, tensor: Tensor) -> None:
     """Make the parametrized tensor ``name`` a plain one again.
 
     Not `parametrize.remove_parametrizations`: that deletes the property from the module's class, which a deep copy

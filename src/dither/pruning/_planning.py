@@ -6,6 +6,7 @@ import copy
 import math
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -66,11 +67,14 @@ def plan(
     bank = find_bank(net)
     snr, scores = _judge(layers, criterion)
     analysis = analyse(ungate(copy.deepcopy(net)), example_inputs)
-    best = {s.name: score for s in analysis.spaces if s.reason is None and (score := _best(s, scores)) is not None}
+    mine = [s for s in analysis.spaces if s.reason is None and not _other(s, scores)]
+    best = {s.name: score for s in mine if (score := _best(s, scores)) is not None}
     widths = {name: _round_up(_wanted(score), multiple_of, len(score)) for name, score in best.items()}
     spaces: list[Choice] = []
     sites = {name: scores[name] > 0 for name in layers if not bank or name not in bank.layers}
     for space in analysis.spaces:
+        if _other(space, scores):
+            continue
         if space.name not in best:
             refused = bank.whole.get(space.name) if bank else None
             reason = space.reason or refused or "no noise was put on them (skip)"
@@ -83,6 +87,11 @@ def plan(
             channel = at.clamp(min=0)
             signal = (scores[name] > 0) | (score[channel] <= 0)  # or kept although all its noise is large
             sites[name] = torch.where(at >= 0, keep[channel] & signal, sites[name])
+    seen = {choice.name for choice in spaces}
+    for name, values in snr.items():  # where one channel is left, the label run may see other spaces than before
+        if bank and name in bank.layers and name not in seen and not name.endswith("[in]"):
+            whole = _choice(name, values, torch.ones(len(values), dtype=torch.bool))
+            spaces.append(replace(whole, reason="too few are left to choose from"))
     columns = [
         _choice(name, snr[name], _first(scores[name], _wanted(scores[name])))
         for name in (bank.layers if bank else ())
@@ -133,6 +142,11 @@ def _wanted(score: Tensor) -> int:
 
 def _round_up(count: int, multiple_of: int, size: int) -> int:
     return min(math.ceil(count / multiple_of) * multiple_of, size)
+
+
+def _other(space: Space, values: Mapping[str, Tensor]) -> bool:
+    """Whether a gate has the name of these channels, but was made for others."""
+    return not space.noise and space.name in values and len(values[space.name]) != space.size
 
 
 def _first(score: Tensor, count: int) -> Tensor:

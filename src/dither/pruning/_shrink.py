@@ -1,60 +1,36 @@
-"""masked and shrink: carry a plan out, at full size with zeros, or physically."""
+"""shrink: carry a plan out, physically."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import overload
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.optim import Optimizer
 
-from .._inputs import Inputs, tensors, varied, with_batch
+from .._inputs import Inputs
 from ._apply import apply_shrunk
-from ._cut import ShrinkError, difference, keep_slots
-from ._decision import check, choose, select, to_json
-from ._gates import find_bank, gates, ungate
+from ._cut import keep_slots
+from ._decision import choose, features_left, select, to_json
+from ._gates import ungate
+from ._masked import masked, verify
 from ._plain import FixedScale, replace_module
 from ._plan import Plan
+from ._resize import resize
 from .labels import Space, analyse
 
 
-def masked(net: nn.Module, plan: Plan) -> nn.Module:
-    """The network that ``plan`` means, at full size: Eθ where it keeps, zeros where it drops.
-
-    What `shrink` must equal. Plain layers: the means are multiplied into the weights that read the channels.
-
-    Args:
-        net: The network that the plan was made for.
-        plan: What `plan` returned.
-
-    Returns:
-        A new module without noise.
-
-    Raises:
-        ValueError: If the plan was made for another network.
-    """
-    check(net, plan)
-    plain = copy.deepcopy(net)
-    bank = find_bank(plain)
-    if bank is not None:
-        kept = {c.name: c.kept for c in (*plan.spaces, *plan.columns)}
-        theta = [mean_theta(layer, kept[name]) for name, layer in bank.layers.items()]
-        ungate(plain, torch.cat([*theta, theta[0].new_ones(1)]))
-    for name, layer in gates(plain).items():
-        replace_module(plain, layer, FixedScale(mean_theta(layer, plan.sites[name]), layer.dim))
-    return plain
-
-
-@torch.no_grad()
-def mean_theta(layer: Any, kept: tuple[int, ...]) -> Tensor:
-    """Eθ at the indices ``kept`` and 0 elsewhere."""
-    mean = layer.distribution.mean
-    index = torch.tensor(kept, dtype=torch.int64, device=mean.device)
-    return torch.zeros_like(mean).index_copy_(0, index, mean[index])
-
-
-def shrink(net: nn.Module, plan: Plan, example_inputs: Inputs) -> nn.Module:
+@overload
+def shrink(net: nn.Module, plan: Plan, example_inputs: Inputs, *, optimizer: None = None) -> nn.Module: ...
+@overload
+def shrink(
+    net: nn.Module, plan: Plan, example_inputs: Inputs, *, optimizer: Optimizer
+) -> tuple[nn.Module, Optimizer]: ...
+def shrink(
+    net: nn.Module, plan: Plan, example_inputs: Inputs, *, optimizer: Optimizer | None = None
+) -> nn.Module | tuple[nn.Module, Optimizer]:
     """A physically smaller network of plain layers that computes what `masked` computes.
 
     Eθ is folded into the weights; dropped channels, and every slice of every tensor that goes with them, are cut out.
@@ -62,20 +38,35 @@ def shrink(net: nn.Module, plan: Plan, example_inputs: Inputs) -> nn.Module:
     returned; a network that differs never leaves this function. Dtype, device, mode, ``requires_grad`` and memory
     format are kept.
 
+    **With an optimizer**, training goes on: the smaller network keeps its noise, and the optimizer its state (momentum,
+    Adam's moments, step counts) and its parameter groups, cut along. Given the draws of the units that stay, both
+    networks have the same outputs and gradients, and an optimizer that works on single elements (SGD, Adam, AdamW,
+    RMSprop ...) takes the same steps. Where a step looks at a whole tensor (Muon, LAMB), it goes on from the same
+    state. Gradients that wait for their step are cut along too. Use the returned pair from then on::
+
+        net, optimizer = pruning.shrink(net, pruning.plan(net, x), x, optimizer=optimizer)
+        scheduler.optimizer = optimizer  # a scheduler goes on with the new optimizer
+
+    What must be made anew is what points to the old parameters: averaged copies (EMA), wrappers (DataParallel), hooks
+    on parameters.
+
     Args:
         net: What `attach` returned, trained, or a network with hand-placed noise. It is not changed.
         plan: What to keep.
         example_inputs: As for `attach`.
+        optimizer: The optimizer that trains ``net``. It is not changed.
 
     Returns:
-        A new module of the same class. Its attribute ``dither_shrunk`` tells `dither.save` what was cut.
+        A new module of the same class. Its attribute ``dither_shrunk`` tells `dither.save` what was cut. With an
+        optimizer, the smaller network with its noise and an optimizer of the same class for it.
 
     Raises:
-        ValueError: If the plan was made for another network.
+        ValueError: If the plan was made for another network, if the optimizer trains none of its parameters, or if a
+            tensor of the optimizer's state cannot be cut along (it is named).
         ShrinkError: If the smaller network is not the same function.
 
     Example:
-        >>> from dither.pruning import attach, plan
+        >>> from dither.pruning import attach, gates, plan
         >>> net = attach(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)), torch.zeros(1, 8))
         >>> with torch.no_grad():
         ...     _ = gates(net)["0"].log_scale[:12].fill_(3.0)
@@ -86,6 +77,8 @@ def shrink(net: nn.Module, plan: Plan, example_inputs: Inputs) -> nn.Module:
           (2): Linear(in_features=4, out_features=4, bias=True)
         )
     """
+    if optimizer is not None:
+        return resize(net, plan, example_inputs, optimizer)
     whole = masked(net, plan)
     small = copy.deepcopy(whole)
     analysis = analyse(ungate(copy.deepcopy(net)), example_inputs)
@@ -94,17 +87,11 @@ def shrink(net: nn.Module, plan: Plan, example_inputs: Inputs) -> nn.Module:
     folded = fold(small, analysis.spaces, sites)
     kept = keep_slots(chosen)
     for name in (n for n, gone in folded.items() if not gone):
-        kept[f"{name}.scale"] = {0: _features_left(name, chosen, len(sites[name].scale))}
+        kept[f"{name}.scale"] = {0: features_left(name, chosen, len(sites[name].scale))}
     selects = select(kept, {c.name.removesuffix("[in]"): c.kept for c in plan.columns}, small)
     record = {"kept": to_json(kept), "selects": selects, "scales": folded}
     apply_shrunk(small, record)
-    rows = next((len(t) for t in tensors(example_inputs) if t.ndim), 0)
-    worst = difference(whole, small, [example_inputs, with_batch(varied(example_inputs), rows + 1)])
-    if not worst <= 1:
-        raise ShrinkError(
-            f"the shrunk network differs from the masked one by {worst:.3g} times the tolerance; nothing was returned. "
-            "Leave the layers of the plan out one by one with attach(skip=[...]) to find the one to blame."
-        )
+    verify(whole, small, example_inputs)
     before = getattr(net, "dither_shrunk", None)  # shrunk once already: both steps rebuild it from the original
     small.dither_shrunk = {**record, "plan": plan.to_dict(), "before": before}  # pyright: ignore[reportArgumentType]
     return small
@@ -143,13 +130,3 @@ def _foldable(name: str, size: int, spaces: tuple[Space, ...]) -> bool:
             once = torch.bincount(at[at >= 0], minlength=space.size) == 1
             times += (at >= 0) & once[at.clamp(min=0)]
     return bool((times == 1).all())
-
-
-def _features_left(name: str, chosen: list[tuple[Space, Tensor]], size: int) -> Tensor:
-    """The features of a noise layer whose channels stay."""
-    stays = torch.ones(size, dtype=torch.bool)
-    for space, keep in chosen:
-        if name in space.noise:
-            at = space.noise[name]
-            stays &= (at < 0) | keep[at.clamp(min=0)]
-    return stays.nonzero().flatten()
