@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import chain
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dither import pruning
+from dither.pruning.labels import _table
 from dither.pruning.labels._moving import refine
 from dither.pruning.labels._union import CONSTANT, Labels, compress, core
 from tests.cases import CASES, IMAGE, Net, conv, head
@@ -207,3 +210,100 @@ def test_columns_are_inputs_and_flattened_channels() -> None:
 def test_outputs_in_containers_are_pinned() -> None:
     net = Net(lambda m, x: {"logits": m.b(y := m.a(x)), "hidden": [y]}, a=nn.Linear(5, 8), b=nn.Linear(8, 3))
     assert {s.reason for s in pruning.analyse(net, torch.zeros(2, 5)).spaces} == {"the network returns them"}
+
+
+# --- what is known about numbers that no layer wrote -----------------------------------------------------------------
+def reasons(run: Callable[[Any, Tensor], Tensor], **layers: Any) -> dict[str, str | None]:
+    layers = {"a": nn.Linear(5, 8), "head": nn.Linear(8, 3), **layers}
+    return {s.name: s.reason for s in pruning.analyse(Net(run, **layers), torch.randn(2, 7, 5)).spaces}
+
+
+def test_zeros_of_any_width_are_neutral() -> None:
+    assert reasons(lambda m, x: m.head((y := m.a(x)) + torch.zeros(y.shape)))["a"] is None
+    assert reasons(lambda m, x: m.head((y := m.a(x)) * y.new_full(y.shape, 0.5)))["a"] is None
+
+
+def test_numbers_that_are_no_longer_alike_are_constants() -> None:
+    def halves(m: Any, x: Tensor) -> Tensor:
+        scale = torch.ones(8)
+        scale[4:] = 2.0
+        return m.head(m.a(x) * scale)
+
+    assert "constant" in str(reasons(lambda m, x: m.head(m.a(x) + torch.ones(8).cumsum(0)))["a"])
+    assert "constant" in str(reasons(lambda m, x: m.head(m.a(x) + torch.ones(8, 8).tril()[3]))["a"])
+    assert "constant" in str(reasons(halves)["a"])
+
+
+def test_channels_that_are_written_into_a_part_of_another_tensor_stay() -> None:
+    def put(m: Any, x: Tensor) -> Tensor:
+        y = m.a(x)
+        wide = torch.zeros(*y.shape[:-1], 16)
+        wide[..., :8] = y
+        return m.head(wide) + m.other(y)
+
+    told = reasons(put, head=nn.Linear(16, 3), other=nn.Linear(8, 3))
+    assert "into a part of another tensor" in str(told["a"])
+
+
+# --- heads -----------------------------------------------------------------------------------------------------------
+def heads(m: Any, x: Tensor, mask: Tensor | None = None, average: bool = False) -> Tensor:
+    q, k, v = m.a(x).unflatten(-1, (3, 4, 2)).permute(2, 0, 3, 1, 4)
+    weights = q @ k.mT if mask is None else q @ k.mT + mask
+    mean = weights.mean(1)
+    y = m.head((weights.softmax(-1) @ v).transpose(1, 2).flatten(2))
+    return y + mean.sum(-1, keepdim=True) if average else y
+
+
+MASKS = {
+    "none": (None, None),
+    "one for all": (torch.randn(7, 7), None),
+    "repeated for each head": (torch.randn(2, 1, 7, 7).expand(-1, 4, -1, -1), None),
+    "one for each head": (torch.randn(4, 7, 7), "constant"),
+}
+
+
+@pytest.mark.parametrize(("mask", "word"), MASKS.values(), ids=MASKS.keys())
+def test_a_mask_holds_heads_only_where_it_tells_them_apart(mask: Tensor | None, word: str | None) -> None:
+    told = reasons(lambda m, x: heads(m, x, mask), a=nn.Linear(5, 24))["a"]
+    assert told is None if word is None else word in str(told)
+
+
+def test_a_mean_over_heads_that_nobody_uses_costs_nothing() -> None:
+    assert reasons(heads, a=nn.Linear(5, 24))["a"] is None
+    assert "mean" in str(reasons(lambda m, x: heads(m, x, average=True), a=nn.Linear(5, 24))["a"])
+
+
+# --- grouped convolution ---------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("groups", "sizes"), [(2, {"a": 4, "g": 6}), (4, {"a": 4}), (8, {"a": 8})])
+def test_groups_go_whole_where_they_are_small(groups: int, sizes: dict[str, int]) -> None:
+    out = 8 if groups == 8 else 12
+    net = Net(lambda m, x: m.head(m.g(m.a(x))), a=conv(3, 8), g=conv(8, out, groups=groups), head=head(out))
+    found = pruning.analyse(net, torch.randn(IMAGE)).spaces
+    assert {s.name: s.size for s in found if s.reason is None} == sizes
+
+
+def test_where_whole_groups_cannot_go_the_same_positions_of_each_do() -> None:
+    net = Net(lambda m, x: m.head(m.g(x)), g=conv(4, 8, groups=4), head=head(8))
+    found = pruning.analyse(net, torch.randn(2, 4, 8, 8)).spaces
+    assert {s.name: s.size for s in found if s.reason is None} == {"g": 2}
+
+
+# --- what the run tells ----------------------------------------------------------------------------------------------
+def test_notes_name_values_asked_for_parameters_not_reached_and_computed_weights() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        y = m.a(x) if x.sum() > -1e9 else m.aux(x)
+        return F.conv2d(y, m.last.weight.softmax(0))
+
+    net = Net(run, a=conv(3, 8), aux=conv(3, 8), last=conv(8, 4, 1, bias=False))
+    notes = " ".join(pruning.analyse(net, torch.randn(IMAGE)).notes)
+    for words in ("asks for values", "does not reach aux.weight, aux.bias", "computes the weights of the network"):
+        assert words in notes
+    assert not pruning.analyse(nn.Sequential(nn.Linear(5, 8), nn.Linear(8, 3)), torch.randn(2, 5)).notes
+
+
+def test_a_call_that_a_rule_does_not_understand_pins(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(c: Any) -> None:
+        raise KeyError("odd call")
+
+    monkeypatch.setitem(_table.BY_NAME, "relu", broken)
+    assert "is not understood" in str(reasons(lambda m, x: m.head(m.a(x).relu()))["a"])

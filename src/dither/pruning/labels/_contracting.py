@@ -10,7 +10,7 @@ from ._dead import ALIVE, Dead
 from ._ledger import Call
 from ._meeting import element_labels, meet
 from ._tags import Tag
-from ._union import CONSTANT, NEUTRAL, core, owned, pure
+from ._union import CONSTANT, core, owned
 
 
 def weight_labels(weight: Tag, dim: int) -> Tensor | None:
@@ -28,11 +28,8 @@ def weight_labels(weight: Tag, dim: int) -> Tensor | None:
     return live[0].flatten()
 
 
-def contract(c: Call, x: Tag, weight: Tag, dim: int, inner: int, outer: int, zeros: bool = False) -> Tensor | None:
-    """Contract dimension ``dim`` of ``x`` with ``inner`` of a weight; the labels of the weight's ``outer``.
-
-    ``zeros``: that x is zero wherever it is neutral, so that it does not matter how many there are.
-    """
+def contract(c: Call, x: Tag, weight: Tag, dim: int, inner: int, outer: int) -> Tensor | None:
+    """Contract dimension ``dim`` of ``x`` with ``inner`` of a weight; the labels of the weight's ``outer``."""
     reads, writes = weight_labels(weight, inner), weight_labels(weight, outer)
     if reads is None or writes is None:
         for labels in (x.labels, *weight.fields):
@@ -40,7 +37,7 @@ def contract(c: Call, x: Tag, weight: Tag, dim: int, inner: int, outer: int, zer
         c.run.computed.append(c.run.module)
         return None
     labels = c.run.union.along(x.labels, dim, f"{c.what} reads them at several positions")
-    c.run.reads(reads, torch.where(labels == NEUTRAL, CONSTANT, labels) if not zeros else labels, x.dead)
+    c.run.reads(reads, labels, x.dead)
     c.run.writes(writes)
     return writes
 
@@ -65,8 +62,7 @@ def _product(c: Call, value: Tensor, weight: Tag, dims: tuple[int, int, int], at
     x = c.run.of(value)
     varies = c.run.union.varies(x.labels)
     if varies[dims[0]] or not any(varies):
-        zeros = pure(x.labels, NEUTRAL) and not bool(value.any())  # the first state of a recurrent layer
-        writes = contract(c, x, weight, *dims, zeros=zeros)
+        writes = contract(c, x, weight, *dims)
         return None if writes is None else finish(c, writes, at, bias)
     if c.run.union.free(x.labels):  # a layer over tokens: channels pass through it, and it cannot lose tokens
         tags = [Tag(x.labels.narrow(dims[0], 0, 1).expand(c.out.shape))] + (
@@ -159,7 +155,7 @@ def convolution(c: Call) -> None:
         return c.pin(*tensors(c.args[:2]))
     passed = c.run.union.along(x.labels, 1, f"{c.what} reads them at several positions").view(groups, -1)
     each = c.out.shape[1] // groups
-    if passed.shape[1] > 1:
+    if max(passed.shape[1], each) > 1:
         c.run.grouped[c.run.module] = rows
     if passed.shape[1] <= groups and c.run.module not in c.run.by_position:
         out = _whole_groups(c, passed, rows.view(groups, -1), each, transposed)

@@ -122,10 +122,10 @@ def _decomposed() -> Generator[None]:
 
 def _run(model: nn.Module, example_inputs: Inputs, by_position: Collection[str] = ()) -> Run:
     """One run on labels."""
-    run = Run(model, by_position)
+    run, inputs = Run(model, by_position), varied(example_inputs)
     try:
         with evaluating(model), _decomposed(), run.watching():
-            out = call(model, varied(example_inputs))
+            out = call(model, inputs)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         shapes = [tuple(tensor.shape) for tensor in tensors(example_inputs)]
         raise ValueError(
