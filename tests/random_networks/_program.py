@@ -1,0 +1,117 @@
+"""What a random network is: steps as plain data, the layers that they need, and how hypothesis draws them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from tests.random_networks import _mixing, _plain, _splitting
+from tests.random_networks._made import Drawn, Made
+
+STEPS: dict[str, Callable[[Drawn], Made | None]] = {**_plain.STEPS, **_splitting.STEPS, **_mixing.STEPS}
+SPATIAL = {1: (8,), 2: (4, 4), 3: (2, 2, 2)}
+INPUT_CHANNELS = 3
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step, by numbers that mean something for every network.
+
+    Attributes:
+        op: What to do; a key of ``STEPS``.
+        at: The map that it reads, counted back from the last one, modulo their number.
+        other: Another map, chosen in the same way among those that fit.
+        width: How many channels to write, where the step is free to choose.
+        variant: Which of its variants.
+    """
+
+    op: str
+    at: int = 0
+    other: int = 0
+    width: int = 4
+    variant: int = 0
+
+
+class Program(nn.Module):
+    """The network that runs ``steps`` one after the other; a step that nothing fits is left out.
+
+    Args:
+        steps: What to do between the first convolution and the head.
+        dims: Spatial dimensions: 1, 2 or 3.
+        flat: Whether the head reads all positions or their mean.
+    """
+
+    def __init__(self, steps: list[Step], dims: int = 2, flat: bool = False) -> None:
+        super().__init__()
+        self.drawn, self.dims, self.flat = steps, dims, flat
+        self.layers = nn.ModuleList()
+        self.nodes: list[tuple[str, tuple[int, ...], list[int], Callable[..., Tensor]]] = []
+        self.channels = [INPUT_CHANNELS]
+        torch.manual_seed(0)
+        for step in [Step("conv", width=8), *steps]:
+            self.add(step)
+        positions = SPATIAL[dims][0] ** dims
+        self.head = nn.Linear(self.channels[-1] * (positions if flat else 1), 4)
+
+    def add(self, step: Step) -> None:
+        """Append the map that a step makes, if it fits."""
+        at = -1 - step.at % len(self.channels)
+        made = STEPS[step.op](Drawn(self, len(self.channels) + at, step))
+        if made is not None:
+            new = [self.index(layer) for layer in made.layers]
+            self.nodes.append((step.op, made.reads, new, made.run))
+            self.channels.append(made.channels)
+
+    def index(self, layer: nn.Module) -> int:
+        """Where a layer is held; a layer that is used again is held once."""
+        for i, held in enumerate(self.layers):
+            if held is layer:
+                return i
+        self.layers.append(layer)
+        return len(self.layers) - 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = [x]
+        for _, reads, layers, run in self.nodes:
+            maps.append(run(*[maps[i] for i in reads], *[self.layers[i] for i in layers]))
+        y = maps[-1]
+        return self.head(y.flatten(1) if self.flat else y.flatten(2).mean(2))
+
+    def example(self, batch: int, seed: int) -> Tensor:
+        """A batch of inputs in float64."""
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(batch, INPUT_CHANNELS, *SPATIAL[self.dims], dtype=torch.float64, generator=generator)
+
+    def build(self) -> Program:
+        """In float64 and eval mode, with norms as training leaves them: nothing at its first value."""
+        torch.manual_seed(1)
+        for module in self.modules():
+            if "Norm" in type(module).__name__:
+                for parameter in module.parameters():
+                    nn.init.uniform_(parameter, 0.5, 1.5)
+            if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None:
+                nn.init.normal_(module.running_mean)
+                nn.init.uniform_(module.running_var, 0.5, 2.0)
+        return self.double().eval()
+
+    def __repr__(self) -> str:
+        lines = [
+            f"# {i + 1} = {op}({', '.join(map(str, reads))}) -> {self.channels[i + 1]} channels"
+            for i, (op, reads, _, _) in enumerate(self.nodes)
+        ]
+        return "\n".join([f"Program({self.drawn}, dims={self.dims}, flat={self.flat})", *lines])
+
+
+def programs(ops: list[str] | None = None) -> st.SearchStrategy[Program]:
+    """Random networks of up to 12 steps; a name that is listed twice is drawn twice as often."""
+    often = [name for name in STEPS if name not in _mixing.STEPS]
+    names = ops or [*often, *often, *often, *_mixing.STEPS]
+    small: Any = st.integers(0, 7)
+    steps = st.builds(Step, st.sampled_from(names), st.integers(0, 2), small, st.sampled_from([4, 6, 8]), small)
+    dims = st.sampled_from([2, 2, 1, 3])
+    return st.builds(Program, st.lists(steps, min_size=3, max_size=12), dims, st.booleans())
