@@ -1,4 +1,6 @@
-"""Steps that look at all channels at once, or take some by position: drawn rarely, for little would be left to test."""
+"""Steps that are drawn rarely: most of them look at all channels at once, or take some by position, and little would be
+left to test; the recurrent ones are slow.
+"""
 
 from __future__ import annotations
 
@@ -78,6 +80,19 @@ def attend(x: Tensor, f: nn.Module) -> Tensor:
     return f(y, y, y, need_weights=False)[0].mT.reshape(x.shape)
 
 
+def recurrent(d: Drawn) -> Made:
+    """An LSTM, a GRU or a plain recurrent layer along the first axis of positions."""
+    cell = d.pick([nn.LSTM, nn.GRU, nn.RNN])
+    both = d.variant > 5
+    layer = cell(d.channels, d.width, batch_first=True, bidirectional=both)
+    return d.one(scan, d.width * (2 if both else 1), layer)
+
+
+def scan(x: Tensor, f: nn.Module) -> Tensor:
+    y = f(x.flatten(3).mean(3).mT if x.ndim > 3 else x.mT)[0].mT
+    return y.view(*y.shape, *(1,) * (x.ndim - 3)).expand(-1, -1, *x.shape[2:])
+
+
 STEPS: dict[str, Callable[[Drawn], Made | None]] = {
     "over channels": over_channels,
     "by position": by_position,
@@ -85,4 +100,6 @@ STEPS: dict[str, Callable[[Drawn], Made | None]] = {
     "padded": padded,
     "layer norm": layer_norm,
     "embedding": embedding,
+    "attention layer": attention,
+    "recurrent": recurrent,
 }

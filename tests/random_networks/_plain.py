@@ -80,7 +80,7 @@ def flatten(d: Drawn) -> Made:
     """A linear layer over all positions of all channels, its result at every position (not alike: norms would blow up
     the rounding errors of a constant map).
     """
-    size = {1: 8, 2: 16, 3: 8}[d.dims]
+    size = {1: 4, 2: 16, 3: 8}[d.dims]
     return d.one(spread, d.width, nn.Linear(d.channels * size, d.width))
 
 
@@ -146,14 +146,6 @@ def excitation(d: Drawn) -> Made:
 def excite(x: Tensor, down: nn.Module, up: nn.Module) -> Tensor:
     gate = up(F.relu(down(x.flatten(2).mean(2)))).sigmoid()
     return x * gate.view(len(x), -1, *(1,) * (x.ndim - 2))
-
-
-def recurrent(d: Drawn) -> Made:
-    """An LSTM or a GRU over the positions."""
-    cell = d.pick([nn.LSTM, nn.GRU, nn.RNN])
-    layer = cell(d.channels, d.width, batch_first=True, bidirectional=d.variant > 5)
-    run = lambda x, f: f(x.flatten(2).mT)[0].mT.reshape(len(x), -1, *x.shape[2:])  # noqa: E731
-    return d.one(run, d.width * (2 if d.variant > 5 else 1), layer)
 
 
 STEPS: dict[str, Callable[[Drawn], Made | None]] = {

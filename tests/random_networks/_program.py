@@ -14,7 +14,7 @@ from tests.random_networks import _mixing, _plain, _splitting
 from tests.random_networks._made import Drawn, Made
 
 STEPS: dict[str, Callable[[Drawn], Made | None]] = {**_plain.STEPS, **_splitting.STEPS, **_mixing.STEPS}
-SPATIAL = {1: (8,), 2: (4, 4), 3: (2, 2, 2)}
+SPATIAL = {1: (4,), 2: (4, 4), 3: (2, 2, 2)}
 INPUT_CHANNELS = 3
 
 
