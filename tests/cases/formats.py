@@ -45,6 +45,7 @@ SMALL, MLP = ({"0": 6, "3": 8}, {"5.2": "returns"}), ({"a": 8}, {"b": "returns"}
 STORAGE = [
     Case("half precision", small, IMAGE, *SMALL, dtype=torch.float16),
     Case("bfloat16", small, IMAGE, *SMALL, dtype=torch.bfloat16),
+    Case("channels last", lambda: small().to(memory_format=torch.channels_last), IMAGE, *SMALL),
     Case("frozen layers", frozen, IMAGE, *SMALL),
     Case(
         "in double precision inside",
@@ -116,7 +117,7 @@ SIGNATURES = [
     Case(
         "two heads",
         lambda: Net(
-            lambda m, x: (m.label(y := F.relu(m.a(x))), m.box(y)),
+            lambda m, x: (m.label((y := F.relu(m.a(x)))), m.box(y)),
             a=nn.Linear(5, 8),
             label=nn.Linear(8, 3),
             box=nn.Linear(8, 4),

@@ -31,6 +31,8 @@ SCALES = [
     scaled("a factor of shape (1, C, 1, 1)", (1, 6, 1, 1), lambda y, s: y * s),
     scaled("a shift of shape (C,), reshaped in the code", (6,), lambda y, s: y + s.view(1, -1, 1, 1)),
     scaled("a factor of shape (C,), with channels last", (6,), lambda y, s: (y.permute(0, 2, 3, 1) * s).movedim(-1, 1)),
+    scaled("a divisor that is made positive", (6, 1, 1), lambda y, s: y / s.exp()),
+    scaled("a mixture of two branches", (6, 1, 1), lambda y, s: torch.lerp(y, y.tanh(), s.sigmoid())),
     scaled("a threshold for each channel", (6, 1, 1), lambda y, s: torch.where(y > s, y, s)),
     scaled("one number for all channels", (1,), lambda y, s: y * s),
     scaled("one number without dimensions", (), lambda y, s: y * s + s),
