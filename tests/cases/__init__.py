@@ -14,13 +14,30 @@ from tests.cases._case import Case as Case
 from tests.cases._case import Net as Net
 from tests.cases._case import conv as conv
 from tests.cases._case import head as head
+from tests.cases.attention import ATTENTION as ATTENTION
 from tests.cases.chains import CHAINS as CHAINS
 from tests.cases.formats import FORMATS as FORMATS
+from tests.cases.groups import GROUPS as GROUPS
 from tests.cases.joins import JOINS as JOINS
 from tests.cases.layers import LAYERS as LAYERS
 from tests.cases.mixers import MIXERS as MIXERS
+from tests.cases.norms import NORMS as NORMS
 from tests.cases.scales import SCALES as SCALES
+from tests.cases.sequences import SEQUENCES as SEQUENCES
 from tests.cases.sharing import SHARING as SHARING
 from tests.cases.splits import SPLITS as SPLITS
 
-CASES = [*CHAINS, *JOINS, *SPLITS, *SHARING, *SCALES, *MIXERS, *LAYERS, *FORMATS]
+CASES = [
+    *CHAINS,
+    *JOINS,
+    *SPLITS,
+    *GROUPS,
+    *SHARING,
+    *SCALES,
+    *NORMS,
+    *ATTENTION,
+    *SEQUENCES,
+    *MIXERS,
+    *LAYERS,
+    *FORMATS,
+]

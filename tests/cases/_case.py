@@ -24,6 +24,7 @@ class Case:
         removable: The channel spaces that can lose channels, by the name of the layer that writes them first: their
             size, that is how many decisions there are. A space of whole groups of channels counts groups.
         whole: The channel spaces that cannot, with a word of the reason.
+        fixed: Those that could, if the code of the network did not fix their width: their size. Only a trial tells.
         dtype: Of parameters and inputs.
     """
 
@@ -32,6 +33,7 @@ class Case:
     given: tuple[int, ...] | Callable[[], Any]
     removable: Mapping[str, int]
     whole: Mapping[str, str] = field(default_factory=dict)
+    fixed: Mapping[str, int] = field(default_factory=dict)
     dtype: torch.dtype = torch.float64
 
     def __str__(self) -> str:  # the name in test ids: the functions print an address that every worker has another of

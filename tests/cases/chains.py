@@ -73,18 +73,4 @@ CHAINS = [
         {"0": 6, "2": 8},
         {"4": "returns"},
     ),
-    Case(
-        "depthwise",
-        lambda: Net(lambda m, x: m.head(m.d(m.a(x))), a=conv(3, 6), d=conv(6, 6, groups=6), head=head(6)),
-        IMAGE,
-        {"a": 6},
-        OUTPUT,
-    ),
-    Case(
-        "depthwise, two filters a channel",
-        lambda: Net(lambda m, x: m.head(m.d(m.a(x))), a=conv(3, 6), d=conv(6, 12, groups=6), head=head(12)),
-        IMAGE,
-        {"a": 6},
-        OUTPUT,
-    ),
 ]

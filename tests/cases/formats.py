@@ -117,7 +117,7 @@ SIGNATURES = [
     Case(
         "two heads",
         lambda: Net(
-            lambda m, x: (m.label((y := F.relu(m.a(x)))), m.box(y)),
+            lambda m, x: (m.label(y := F.relu(m.a(x))), m.box(y)),
             a=nn.Linear(5, 8),
             label=nn.Linear(8, 3),
             box=nn.Linear(8, 4),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from tests.cases._case import IMAGE, OUTPUT, Case, Net, conv, head
@@ -17,32 +16,11 @@ MIXERS = [
         {"a": "softmax", **OUTPUT},
     ),
     Case(
-        "LayerNorm",
-        lambda: nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)),
-        (4, 5),
-        {"2": 6},
-        {"0": "layer_norm", "4": "returns"},
-    ),
-    Case(
         "mean over channels",
         lambda: Net(lambda m, x: m.head(m.a(x).mean(1, keepdim=True)), a=conv(3, 6), head=head(1)),
         IMAGE,
         {},
         {"a": "mean", **OUTPUT},
-    ),
-    Case(
-        "local response norm",
-        lambda: Net(lambda m, x: m.head(m.norm(m.a(x))), a=conv(3, 6), norm=nn.LocalResponseNorm(2), head=head(6)),
-        IMAGE,
-        {},
-        {"a": "in norm mixes", **OUTPUT},
-    ),
-    Case(
-        "normalised over channels",
-        lambda: Net(lambda m, x: m.head(F.normalize(m.a(x))), a=conv(3, 6), head=head(6)),
-        IMAGE,
-        {},
-        {"a": "vector_norm", **OUTPUT},
     ),
     Case(
         "a constant with one value a channel",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from dither._inputs import call, tensors, with_batch
 from tests.cases import CASES, Case
 
 SCALE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 2e-2}  # of the output
+FIXED = "(fixes a size|takes channels by position)"
 build = Case.build
 
 
@@ -37,7 +39,7 @@ def assert_same(a: Any, b: Any) -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 def test_the_right_channels_are_found(case: Case) -> None:
     spaces = {s.name: s for s in pruning.analyse(build(case), case.inputs()).spaces}
-    assert {name: s.size for name, s in spaces.items() if s.reason is None} == dict(case.removable)
+    assert {name: s.size for name, s in spaces.items() if s.reason is None} == {**case.removable, **case.fixed}
     for name, word in case.whole.items():
         assert word in " ".join(s.reason or "" for n, s in spaces.items() if n.partition("#")[0] == name), str(spaces)
 
@@ -47,8 +49,10 @@ def test_the_right_channels_are_found(case: Case) -> None:
 def test_removal_is_exact(case: Case, seed: int) -> None:
     x = case.inputs()
     net = pruning.attach(build(case), x)
+    assert list(pruning.gates(net)) == list(case.removable)
     drown_half(net, seed)
     plan = pruning.plan(net, x)
+    assert {c.name for c in plan.spaces if re.search(FIXED, str(c.reason))} == case.fixed.keys()
     assert any(kept < total for kept, total in plan.widths.values())
     whole, small = pruning.masked(net, plan), pruning.shrink(net, plan, x)
     assert_same(case.run(whole, 2), case.run(small, 2))
@@ -59,5 +63,7 @@ def test_removal_is_exact(case: Case, seed: int) -> None:
 
 @pytest.mark.parametrize("case", [c for c in CASES if not c.removable], ids=lambda c: c.name)
 def test_a_network_without_removable_channels_says_why(case: Case) -> None:
-    with pytest.raises(ValueError, match="no channel of this model can be removed"):
+    with pytest.raises(ValueError, match="no channel of this model can be removed") as refused:
         pruning.attach(build(case), case.inputs())
+    for name in case.fixed:
+        assert re.search(rf"^{name} .*{FIXED}", str(refused.value), re.MULTILINE)
