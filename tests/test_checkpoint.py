@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import dither
-from dither import CheckpointError, _checkpoint, batchnorm, pruning
+from dither import CheckpointError, _files, batchnorm, pruning
+from dither._checkpoint import read_header
 
 
 class Net(nn.Module):
@@ -146,7 +147,7 @@ def test_compiled_network_has_the_names_of_its_class(net: Net, tmp_path: Path) -
 
 def test_metadata_comes_back(net: Net, tmp_path: Path) -> None:
     dither.save(net, tmp_path / "a.safetensors", metadata={"error_pct": 0.71, "widths": [5, 10], "note": "σ"})
-    header = dither._checkpoint.read_header(tmp_path / "a.safetensors")
+    header = read_header(tmp_path / "a.safetensors")
     assert header.metadata == {"error_pct": 0.71, "widths": [5, 10], "note": "σ"}
     assert header.class_name == "Net"
     assert header.shapes["tied.weight"] == (6, 6)
@@ -189,7 +190,7 @@ def test_full_disk_while_writing(net: Net, file: Path, monkeypatch: pytest.Monke
     if not full.exists():
         pytest.skip("needs /dev/full, the kernel's own full disk")
     before = file.read_bytes()
-    monkeypatch.setattr(_checkpoint, "open", lambda *_: full.open("wb"), raising=False)
+    monkeypatch.setattr(_files, "open", lambda *_: full.open("wb"), raising=False)
     with pytest.raises(CheckpointError, match="No space left on device"):
         dither.save(net, file)
     assert file.read_bytes() == before
@@ -405,7 +406,13 @@ def test_shrunk_file_into_another_width(net: Net, tmp_path: Path) -> None:
         dither.load(Net(hidden=2), tmp_path / "a.safetensors")
 
 
-@pytest.mark.parametrize(("index", "says"), [([0, 99], "was shrunk from another"), ([0], r'"conv\.weight" has shape')])
+@pytest.mark.parametrize(
+    ("index", "says"),
+    [
+        ([0, 99], "was shrunk from another"),
+        ([0], r'tensors disagree: "conv\.weight" keeps 1 indices of dimension 0 and has shape \(2, 1, 3, 3\)'),
+    ],
+)
 def test_kept_indices_that_lie(net: Net, tmp_path: Path, index: list[int], says: str) -> None:
     small = shrunk(net)
     small.dither_shrunk["kept"]["conv.weight"]["0"] = index
@@ -414,12 +421,31 @@ def test_kept_indices_that_lie(net: Net, tmp_path: Path, index: list[int], says:
         dither.load(Net(), tmp_path / "a.safetensors")
 
 
+def test_tensors_of_another_file_under_this_header(net: Net, file: Path) -> None:
+    """The header of a shrunk network on the tensors of the whole one, and a shared name that is there twice."""
+    whole = load_file(file)
+    dither.save(shrunk(net), file)
+    header = json.dumps(header_of(file))
+    save_file(whole, file, metadata={"dither": header})
+    with pytest.raises(CheckpointError, match=r"header of .* and its tensors disagree: .* keeps 2 .* Another program"):
+        dither.load(Net(), file)
+    dither.save(net, file)
+    stored = load_file(file)
+    save_file(stored | {"tied.weight": torch.zeros(6, 6)}, file, metadata={"dither": json.dumps(header_of(file))})
+    with pytest.raises(CheckpointError, match=r'"tied.weight" is said to be "two.weight", and is there itself'):
+        read_header(file)
+
+
 @pytest.mark.parametrize("record", [{}, {"kept": 3}, {"kept": {"absent": {"0": [0]}}}, [1]])
 def test_record_that_is_damaged(net: Net, tmp_path: Path, record: object) -> None:
     small = shrunk(net)
     small.dither_shrunk = record
     dither.save(small, tmp_path / "a.safetensors")
     with pytest.raises(CheckpointError, match=r"a\.safetensors was shrunk from another network"):
+        dither.load(Net(), tmp_path / "a.safetensors")
+    small.dither_shrunk = {"kept": {"conv.weight": {"0": 2}}}
+    dither.save(small, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match=r"the header of .*a\.safetensors is damaged"):
         dither.load(Net(), tmp_path / "a.safetensors")
 
 

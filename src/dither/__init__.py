@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from ._cost import Cost as Cost
     from ._cost import compare as compare
     from ._cost import cost as cost
+    from ._export import Exported as Exported
+    from ._export import ExportError as ExportError
+    from ._export import export as export
     from ._sampling import Stochastic as Stochastic
     from ._sampling import sampling as sampling
     from .prediction import Ensemble as Ensemble
@@ -30,6 +33,7 @@ _HOMES = {
     **dict.fromkeys(("batchnorm", "distributions", "figures", "metrics", "pruning", "training"), ""),
     **dict.fromkeys(("CheckpointError", "load", "save"), "._checkpoint"),
     **dict.fromkeys(("Comparison", "Cost", "compare", "cost"), "._cost"),
+    **dict.fromkeys(("ExportError", "Exported", "export"), "._export"),
     **dict.fromkeys(("Stochastic", "sampling"), "._sampling"),
     **dict.fromkeys(("Ensemble", "Prediction", "predict"), ".prediction"),
 }

@@ -10,59 +10,38 @@ from __future__ import annotations
 import copy
 import json
 import os
-import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import type_before_parametrizations
 
-FORMAT = "dither"
-VERSION = 1
+from ._files import write_atomically
+from ._header import FORMAT as FORMAT
+from ._header import VERSION as VERSION
+from ._header import CheckpointError as CheckpointError
+from ._header import Header as Header
+from ._header import read as read
+from ._header import read_header as read_header
+
+if TYPE_CHECKING:
+    from ._cost import Comparison, Cost
+
 FULL_SIZE = "Pass a fresh, full-size network built as the original was."
 
 
-class _Opened(Protocol):
-    """What is used of the (untyped) object that ``safetensors.safe_open`` opens."""
-
-    def keys(self) -> list[str]: ...
-    def metadata(self) -> dict[str, str] | None: ...
-    def get_tensor(self, name: str) -> Tensor: ...
-    def get_slice(self, name: str) -> Any: ...
-
-
-class CheckpointError(ValueError):
-    """A file that cannot be written or read, or that does not fit the network. The message says what to do."""
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a file says about the network in it.
-
-    Attributes:
-        class_name: Name of the network's class, without its module.
-        shapes: Shape of every tensor in the file.
-        shared: ``{name: name of the stored tensor}`` for names that share one tensor (tied weights).
-        shrunk: What `pruning.shrink` kept, or None: ``{"kept": {tensor: {dim: [index]}}, "selects": …, "plan": …}``.
-        law: What a network with converted BatchNorm draws from, ``{"name": "Factorized"}``, or None.
-        metadata: The caller's own JSON values.
-    """
-
-    class_name: str
-    shapes: Mapping[str, tuple[int, ...]]
-    shared: Mapping[str, str] = field(default_factory=dict[str, str])
-    shrunk: Mapping[str, Any] | None = None
-    law: Mapping[str, Any] | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
-
-
-def save(net: nn.Module, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> None:
+def save(
+    net: nn.Module,
+    path: str | os.PathLike[str],
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    cost: Cost | Comparison | None = None,
+) -> None:
     """Write a network to a safetensors file: its tensors, and a JSON header that says what was removed.
 
     The write is atomic: a temporary file in the same folder is written, flushed to the disk and renamed. Whatever goes
@@ -73,6 +52,7 @@ def save(net: nn.Module, path: str | os.PathLike[str], metadata: Mapping[str, An
         net: The network. Every entry of its ``state_dict`` must be a dense tensor.
         path: The file, usually ``*.safetensors``. The folder must exist.
         metadata: JSON values to keep with the network, for example the error it reached.
+        cost: What `cost` or `compare` measured, to keep with the network; ``dither inspect`` prints it.
 
     Raises:
         CheckpointError: If an entry of the state is no dense tensor, the metadata is not JSON, or the disk says no.
@@ -86,27 +66,16 @@ def save(net: nn.Module, path: str | os.PathLike[str], metadata: Mapping[str, An
         >>> torch.equal(again.weight, net.weight)
         True
     """
-    path = Path(os.path.realpath(path))  # as open() does: write through a link instead of replacing it
-    net = _unwrapped(net)
+    path = Path(path)
+    net = unwrapped(net)
     stored, shared = _stored_tensors(net, path)
-    header = {
-        "format": FORMAT,
-        "version": VERSION,
-        "class": type_before_parametrizations(net).__name__,
-        "shared": shared,
-        "shrunk": _shrunk(net),
-        **({"law": law} if (law := _law(net)) else {}),
-        "metadata": dict(metadata or {}),
-    }
+    text = describe(net, path, shared=shared, metadata=metadata, cost=cost)
     try:
-        text = json.dumps(header)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"cannot save {path}: metadata must be JSON values: {error}") from error
-    try:
-        content = to_bytes(stored, metadata={FORMAT: text})
+        write_atomically(path, to_bytes(stored, metadata={FORMAT: text}))
     except (SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(f"cannot save {path}: safetensors refuses a tensor: {error}") from error
-    _write_atomically(path, content)
+    except OSError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def load(net: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
@@ -134,11 +103,11 @@ def load(net: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
         ...     dither.save(torch.nn.Linear(3, 2), folder + "/net.safetensors")
         ...     dither.load(torch.nn.Linear(4, 2), folder + "/net.safetensors")
         Traceback (most recent call last):
-        dither._checkpoint.CheckpointError: .../net.safetensors does not fit this Linear:
+        dither._header.CheckpointError: .../net.safetensors does not fit this Linear:
         "weight" has shape (2, 3) in the file and (2, 4) in the network. Pass a network built as the saved one was.
     """
-    header, values = _read(Path(path))
-    net = _unwrapped(net)
+    header, values = read(path)
+    net = unwrapped(net)
     _check_class(header, net, path)
     filled = _structured(header, copy.deepcopy(net), path)
     _make_room(header, filled, path)
@@ -147,17 +116,36 @@ def load(net: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     return filled
 
 
-def read_header(path: str | os.PathLike[str]) -> Header:
-    """The header of a file of `save`, without its tensors.
+def describe(
+    net: nn.Module,
+    path: Path,
+    *,
+    shared: Mapping[str, str],
+    metadata: Mapping[str, Any] | None,
+    cost: Cost | Comparison | None,
+) -> str:
+    """The header of a file, as JSON.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        CheckpointError: If the file is truncated, of another program or a newer version.
+        CheckpointError: If the metadata is not JSON.
     """
-    return _read(Path(path), with_values=False)[0]
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "class": type_before_parametrizations(net).__name__,
+        "shared": dict(shared),
+        "shrunk": _shrunk(net),
+        **({"law": law} if (law := _law(net)) else {}),
+        **({"cost": cost.to_dict()} if cost else {}),
+        "metadata": dict(metadata or {}),
+    }
+    try:
+        return json.dumps(header)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"cannot save {path}: metadata must be JSON values: {error}") from error
 
 
-def _unwrapped(net: nn.Module) -> nn.Module:
+def unwrapped(net: nn.Module) -> nn.Module:
     """The module inside what ``torch.compile`` returns, whose names are those of the user's class."""
     inner = getattr(net, "_orig_mod", None)
     return inner if isinstance(inner, nn.Module) else net
@@ -188,65 +176,6 @@ def _stored_tensors(net: nn.Module, path: Path) -> tuple[dict[str, Tensor], dict
         names[place] = name
         stored[name] = value.detach().to("cpu").clone(memory_format=torch.contiguous_format)
     return stored, shared
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    """Write to a temporary file beside ``path``, flush it to the disk, rename."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        kept = "The file that was there is untouched." if path.exists() else "Nothing was written."
-        raise CheckpointError(f"cannot save {path}: {error.strerror or error}. {kept}") from error
-    except BaseException:  # an interrupt: leave no temporary file behind either
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _read(path: Path, *, with_values: bool = True) -> tuple[Header, dict[str, Tensor]]:
-    """Header and tensors (also under their shared names) of a file."""
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {path}")
-    try:
-        with safe_open(os.fspath(path), framework="pt") as opened:
-            file = cast("_Opened", opened)
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            header = _parse(file.metadata() or {}, shapes, path)
-            values = {
-                name: file.get_tensor(name) for name in (shapes if with_values else ()) if name not in header.shared
-            }
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is no complete safetensors file ({error}). It was truncated or is something else: save it again."
-        ) from error
-    values |= {name: values[stored] for name, stored in header.shared.items() if with_values}
-    return header, values
-
-
-def _parse(raw: Mapping[str, str], shapes: dict[str, tuple[int, ...]], path: Path) -> Header:
-    """The header from the metadata of a safetensors file."""
-    if FORMAT not in raw:
-        raise CheckpointError(
-            f"{path} was not written by dither.save (its metadata is {dict(raw)}). "
-            "Read it with safetensors.torch.load_file and net.load_state_dict."
-        )
-    try:
-        entries = cast("dict[str, Any]", json.loads(raw[FORMAT]))
-        version = entries["version"]
-        if version != VERSION:
-            raise CheckpointError(
-                f"{path} has format version {version}, this dither reads {VERSION}. Install a newer dither."
-            )
-        shared = cast("dict[str, str]", entries["shared"])
-        shapes |= {name: shapes[stored] for name, stored in shared.items()}
-        return Header(entries["class"], shapes, shared, entries["shrunk"], entries.get("law"), entries["metadata"])
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"the header of {path} is damaged ({error!r}). Save the network again.") from error
 
 
 def _check_class(header: Header, net: nn.Module, path: str | os.PathLike[str]) -> None:

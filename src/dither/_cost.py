@@ -4,91 +4,22 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ._cost_report import Comparison as Comparison
+from ._cost_report import Cost as Cost
+from ._cost_report import Latency
+from ._cost_report import Spread as Spread
 from ._inputs import Inputs, call, evaluating, tensors, with_batch
+from ._modes import MODES, UnavailableError, eager, prepare
 
 BATCH_SIZES = (1, 64)
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Median and quartiles of repeated measurements."""
-
-    median: float
-    lower: float
-    upper: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """Median and quartiles of ``values``; of a single one, that value three times."""
-        if len(values) == 1:
-            return cls(values[0], values[0], values[0])
-        lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
-        return cls(median, lower, upper)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a network costs. Printable; ``to_dict()`` is JSON.
-
-    Attributes:
-        params: Number of parameters; tied ones count once.
-        macs: Multiply-accumulates of one example, contractions only (convolutions, matrix products, attention).
-        bytes: Bytes of parameters and buffers.
-        latency: Seconds of one forward pass, by batch size.
-    """
-
-    params: int
-    macs: int
-    bytes: int
-    latency: dict[int, Spread]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The same as plain dicts and numbers."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        return _table({"": self})
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two networks measured in one run, in turns. Ratios are original divided by small: above one means saved.
-
-    Attributes:
-        original: Cost of the first network.
-        small: Cost of the second network.
-        speedup: Ratio of the latencies by batch size: the ratio of the medians, and the quartiles of the ratios of
-            neighbouring runs.
-    """
-
-    original: Cost
-    small: Cost
-    speedup: dict[int, Spread]
-
-    @property
-    def params_ratio(self) -> float:
-        """Parameters of the original divided by those of the small network."""
-        return self.original.params / self.small.params if self.small.params else float("inf")
-
-    @property
-    def macs_ratio(self) -> float:
-        """Multiply-accumulates of the original divided by those of the small network."""
-        return self.original.macs / self.small.macs if self.small.macs else float("inf")
-
-    def to_dict(self) -> dict[str, Any]:
-        """The same as plain dicts and numbers, the ratios included."""
-        return asdict(self) | {"params_ratio": self.params_ratio, "macs_ratio": self.macs_ratio}
-
-    def __str__(self) -> str:
-        return _table({"original": self.original, "small": self.small}, self)
 
 
 def cost(
@@ -96,6 +27,7 @@ def cost(
     example_inputs: Inputs,
     *,
     batch_sizes: Sequence[int] = BATCH_SIZES,
+    modes: Sequence[str] = (),
     repeats: int = 30,
     warmup: int = 5,
 ) -> Cost:
@@ -110,6 +42,9 @@ def cost(
         net: The network.
         example_inputs: A tensor, a tuple of arguments or a dict of keyword arguments, on the device of ``net``.
         batch_sizes: Batch sizes to time.
+        modes: Other ways to run it, timed beside the plain call: "channels_last" (copies of weights and images in that
+            memory format), "compiled" (``torch.compile``), "onnxruntime" (on the CPU, with as many threads as torch).
+            What does not run here is left out, and the table says why.
         repeats: Timed passes for each batch size.
         warmup: Passes before them that are not timed.
 
@@ -117,7 +52,7 @@ def cost(
         The `Cost`; its latencies are median and quartiles in seconds.
 
     Raises:
-        ValueError: If ``repeats`` or a batch size is below 1, or ``warmup`` below 0.
+        ValueError: If ``repeats`` or a batch size is below 1, ``warmup`` below 0, or a mode unknown.
 
     Example:
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4 * 6 * 6, 10))
@@ -127,7 +62,7 @@ def cost(
         >>> it.latency[1].median > 0
         True
     """
-    return _measure([net], example_inputs, batch_sizes, repeats, warmup)[0][0]
+    return _measure([net], example_inputs, batch_sizes, modes, repeats, warmup)[0][0]
 
 
 def compare(
@@ -136,6 +71,7 @@ def compare(
     example_inputs: Inputs,
     *,
     batch_sizes: Sequence[int] = BATCH_SIZES,
+    modes: Sequence[str] = (),
     repeats: int = 30,
     warmup: int = 5,
 ) -> Comparison:
@@ -146,6 +82,7 @@ def compare(
         small: The network that should be cheaper.
         example_inputs: What both read: a tensor, a tuple of arguments or a dict of keyword arguments.
         batch_sizes: Batch sizes to time.
+        modes: Other ways to run both, as in `cost`; one that only one of them can be run in is left out.
         repeats: Timed passes of each network for each batch size.
         warmup: Passes before them that are not timed.
 
@@ -153,15 +90,16 @@ def compare(
         The `Comparison`, with ratios above one where ``small`` saves.
 
     Raises:
-        ValueError: If ``repeats`` or a batch size is below 1, or ``warmup`` below 0.
+        ValueError: If ``repeats`` or a batch size is below 1, ``warmup`` below 0, or a mode unknown.
 
     Example:
         >>> big, small = torch.nn.Linear(20, 10), torch.nn.Linear(20, 5)
         >>> compare(big, small, torch.zeros(1, 20), repeats=3).macs_ratio
         2.0
     """
-    (first, second), times = _measure([original, small], example_inputs, batch_sizes, repeats, warmup)
-    return Comparison(first, second, {size: ratio(*pair) for size, pair in times.items()})
+    (first, second), times = _measure([original, small], example_inputs, batch_sizes, modes, repeats, warmup)
+    ratios = {mode: {size: ratio(*pair) for size, pair in pairs.items()} for mode, pairs in times.items()}
+    return Comparison(first, second, ratios.pop("eager"), ratios)
 
 
 def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Spread:
@@ -185,28 +123,64 @@ def time_in_turns(runs: Sequence[Callable[[], Any]], repeats: int, warmup: int) 
     return seconds
 
 
+Seconds = dict[str, dict[int, list[list[float]]]]
+"""By mode, batch size, network and turn."""
+
+
 def _measure(
-    nets: Sequence[nn.Module], inputs: Inputs, batch_sizes: Sequence[int], repeats: int, warmup: int
-) -> tuple[list[Cost], dict[int, list[list[float]]]]:
-    """Costs of the networks, and the raw seconds by batch size and network."""
+    nets: Sequence[nn.Module],
+    inputs: Inputs,
+    batch_sizes: Sequence[int],
+    modes: Sequence[str],
+    repeats: int,
+    warmup: int,
+) -> tuple[list[Cost], Seconds]:
+    """Costs of the networks, and the raw seconds."""
     if repeats < 1 or warmup < 0 or any(size < 1 for size in batch_sizes):
         raise ValueError(f"need repeats >= 1, warmup >= 0 and batch sizes >= 1: {repeats=}, {warmup=}, {batch_sizes=}")
-    seconds: dict[int, list[list[float]]] = {}
+    if unknown := [mode for mode in modes if mode not in MODES]:
+        raise ValueError(f"unknown mode {unknown[0]!r}, known are {', '.join(MODES)}")
+    fused = torch.backends.mha.get_fastpath_enabled()
+    seconds: Seconds = {}
+    unavailable: dict[str, str] = {}
     with evaluating(*nets):
         macs = [_macs(net, with_batch(inputs, 1)) for net in nets]
-        for size in batch_sizes:
-            batch = with_batch(inputs, size)
-            seconds[size] = time_in_turns([_forward(net, batch) for net in nets], repeats, warmup)
+        torch.backends.mha.set_fastpath_enabled(fused)  # counted as its operators, timed as it is used
+        batches = {size: with_batch(inputs, size) for size in batch_sizes}
+        for mode in dict.fromkeys(("eager", *modes)):
+            with _noting(unavailable, mode):
+                ready = {size: _ready(mode, nets, batch) for size, batch in batches.items()}
+                seconds[mode] = {size: time_in_turns(runs, repeats, warmup) for size, runs in ready.items()}
     costs = [
         Cost(
             params=sum(p.numel() for p in net.parameters()),
             macs=macs[i],
             bytes=sum(t.numel() * t.element_size() for t in (*net.parameters(), *net.buffers())),
-            latency={size: Spread.of(times[i]) for size, times in seconds.items()},
+            latency=_spreads(seconds["eager"], i),
+            modes={mode: _spreads(times, i) for mode, times in seconds.items() if mode != "eager"},
+            unavailable=unavailable,
+            setting=_setting(net, inputs),
         )
         for i, net in enumerate(nets)
     ]
     return costs, seconds
+
+
+def _ready(mode: str, nets: Sequence[nn.Module], batch: Inputs) -> list[Callable[[], Any]]:
+    """What is timed. An error of a plain pass is the caller's own."""
+    return [eager(net, batch) if mode == "eager" else prepare(mode, net, batch) for net in nets]
+
+
+@contextmanager
+def _noting(unavailable: dict[str, str], mode: str) -> Generator[None]:
+    try:
+        yield
+    except UnavailableError as error:
+        unavailable[mode] = str(error)
+
+
+def _spreads(times: Mapping[int, list[list[float]]], net: int) -> Latency:
+    return {size: Spread.of(rows[net]) for size, rows in times.items()}
 
 
 def _macs(net: nn.Module, inputs: Inputs) -> int:
@@ -215,48 +189,9 @@ def _macs(net: nn.Module, inputs: Inputs) -> int:
     return counter.get_total_flops() // 2
 
 
-def _forward(net: nn.Module, batch: Inputs) -> Callable[[], None]:
-    """One pass that has ended when the function returns, on accelerators too."""
-    kinds = {t.device.type for t in (*tensors(batch), *net.parameters())} - {"cpu"}
-    waits: list[Callable[[], None]] = [getattr(torch, kind).synchronize for kind in kinds if hasattr(torch, kind)]
-
-    def run() -> None:
-        call(net, batch)
-        for wait in waits:
-            wait()
-
-    return run
-
-
-def _table(costs: dict[str, Cost], comparison: Comparison | None = None) -> str:
-    """One line for each quantity, one column for each network, the ratio last."""
-    entries = list(costs.values())
-    rows = [
-        ["", *costs],
-        ["parameters", *(f"{c.params:,}" for c in entries)],
-        ["MACs per example", *(f"{c.macs:,}" for c in entries)],
-        ["bytes", *(f"{c.bytes:,}" for c in entries)],
-    ]
-    rows += [[f"ms, batch {size}", *(_milliseconds(c.latency[size]) for c in entries)] for size in entries[0].latency]
-    if comparison is not None:
-        first, second = entries
-        spreads = comparison.speedup.values()
-        rows[0].append("original / small")
-        for row, value in zip(rows[1:], (comparison.params_ratio, comparison.macs_ratio), strict=False):
-            row.append(f"{value:.2f}")
-        rows[3].append(f"{first.bytes / max(second.bytes, 1):.2f}")
-        for row, s in zip(rows[4:], spreads, strict=True):
-            row.append(f"{s.median:.2f} ({s.lower:.2f} to {s.upper:.2f})")
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(
-            text.rjust(width) if i else text.ljust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
-    return "\n".join(line.rstrip() for line in lines if line.strip())
-
-
-def _milliseconds(spread: Spread) -> str:
-    return f"{spread.median * 1e3:.3g} ({spread.lower * 1e3:.3g} to {spread.upper * 1e3:.3g})"
+def _setting(net: nn.Module, inputs: Inputs) -> str:
+    """What the times depend on, without the name of a machine."""
+    kinds = sorted({t.device.type for t in (*tensors(inputs), *net.parameters())}) or ["cpu"]
+    names = [torch.cuda.get_device_name() if kind == "cuda" else kind for kind in kinds]
+    threads = torch.get_num_threads()
+    return f"{', '.join(names)}, {threads} thread{'s' * (threads > 1)}, torch {torch.__version__}"
