@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import dither
-from dither import _cost
+from dither import _cost, _modes, _onnx
 
 
 class TwoInputs(nn.Module):
@@ -130,12 +130,101 @@ def test_print_and_json() -> None:
     text = str(pair)
     assert [line.split("  ")[0] for line in text.splitlines()[1:]] == [
         "parameters", "MACs per example", "bytes", "ms, batch 1", "ms, batch 2",
+        f"times: cpu, 1 thread, torch {torch.__version__}",
     ]  # fmt: skip
     assert "431,080" in text
     assert "2,293,000" in text
     assert text.splitlines()[1].endswith(" 1.00")
     assert "original / small" not in str(pair.original)
     assert json.loads(json.dumps(pair.to_dict()))["macs_ratio"] == 1.0
+
+
+def small_convolutions(width: int) -> nn.Module:
+    layers = [nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Flatten(), nn.Linear(width * 36, 4)]
+    return nn.Sequential(*layers).eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", _cost.MODES)
+def test_every_mode_runs_the_network(mode: str) -> None:
+    pytest.importorskip("onnxruntime")
+    with torch.no_grad():
+        for width, rows in ((8, 1), (8, 2), (4, 2)):
+            net, x = small_convolutions(width), torch.randn(rows, 3, 8, 8)
+            out = _modes.prepare(mode, net, x)()
+            torch.testing.assert_close(torch.as_tensor(out[0] if isinstance(out, list) else out), net(x))
+
+
+def test_modes_are_compared_too() -> None:
+    pytest.importorskip("onnxruntime")
+    nets = small_convolutions(8), small_convolutions(4)
+    modes = ("channels_last", "onnxruntime")
+    pair = dither.compare(*nets, torch.randn(1, 3, 8, 8), batch_sizes=(1, 2), modes=modes, repeats=3)
+    assert not pair.original.unavailable
+    assert tuple(pair.original.modes) == tuple(pair.speedup_by_mode) == modes
+    for mode in modes:
+        a, b = (cost.modes[mode] for cost in (pair.original, pair.small))
+        for size in (1, 2):
+            assert pair.speedup_by_mode[mode][size].median == pytest.approx(a[size].median / b[size].median)
+            assert f"ms, batch {size}, {mode}" in str(pair)
+
+
+def test_channels_last_times_copies_in_that_format() -> None:
+    seen: list[tuple[bool, bool]] = []
+
+    class Spy(nn.Conv2d):
+        def forward(self, input: Tensor) -> Tensor:
+            formats = [t.is_contiguous(memory_format=torch.channels_last) for t in (input, self.weight)]
+            seen.append((formats[0], formats[1]))
+            return super().forward(input)
+
+    net = Spy(3, 4, 3)
+    dither.cost(net, torch.randn(1, 3, 8, 8), batch_sizes=(2,), modes=("channels_last",), repeats=2, warmup=0)
+    assert seen[1:3] == [(False, False)] * 2  # after the pass that counts
+    assert seen[3:] == [(True, True)] * 3
+    assert not net.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_mode_that_does_not_run_is_named_and_the_rest_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_compiler(*_: object, **__: object) -> None:
+        raise RuntimeError("no C++ compiler\nand much more")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    monkeypatch.setattr(_onnx, "find_spec", lambda name: None)
+    modes = ("channels_last", "compiled", "onnxruntime")
+    it = dither.cost(nn.Linear(3, 2), torch.zeros(1, 3), batch_sizes=(1,), modes=modes, repeats=1)
+    assert it.unavailable == {
+        "channels_last": "no weight has four dimensions",
+        "compiled": "RuntimeError: no C++ compiler",
+        "onnxruntime": "ImportError: timing it needs onnx, onnxscript, onnxruntime: pip install 'dither[export]'",
+    }
+    assert "not timed: compiled: RuntimeError: no C++ compiler" in str(it)
+    assert not it.modes
+    with pytest.raises(ValueError, match="unknown mode 'compile', known are eager, channels_last, compiled, onnxrunt"):
+        dither.cost(nn.Linear(3, 2), torch.zeros(1, 3), modes=("compile",))
+
+
+def test_fused_attention_is_timed_as_it_is_used_and_counted_as_operators() -> None:
+    seen: list[bool] = []
+    net = nn.Linear(2, 2)
+    net.register_forward_pre_hook(lambda *_: seen.append(torch.backends.mha.get_fastpath_enabled()))
+    dither.cost(net, torch.zeros(1, 2), batch_sizes=(1,), repeats=2, warmup=0)
+    assert seen == [False, True, True]
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_reports_come_back_from_json() -> None:
+    pair = dither.compare(lenet5(), lenet5(), torch.zeros(1, 1, 28, 28), batch_sizes=(1, 2), repeats=2)
+    there = json.loads(json.dumps(pair.to_dict()))
+    assert dither.Comparison.from_dict(there) == pair
+    assert dither.Cost.from_dict(there["small"]) == pair.small
+    old = {name: value for name, value in there["small"].items() if name not in ("modes", "unavailable", "setting")}
+    assert dither.Cost.from_dict(old).latency == pair.small.latency
+    for wrong in ({"params": 3}, {**there["small"], "speed": 1}, {**there["small"], "latency": 3}):
+        with pytest.raises(ValueError, match="these values are no cost"):
+            dither.Cost.from_dict(wrong)
+    with pytest.raises(ValueError, match="these values are no comparison"):
+        dither.Comparison.from_dict({"original": there["original"]})
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -43,10 +43,11 @@ def eager(net: nn.Module, batch: Inputs) -> Run:
     kinds = {t.device.type for t in (*tensors(batch), *net.parameters())} - {"cpu"}
     waits: list[Callable[[], None]] = [getattr(torch, kind).synchronize for kind in kinds if hasattr(torch, kind)]
 
-    def run() -> None:
-        call(net, batch)
+    def run() -> Any:
+        out = call(net, batch)
         for wait in waits:
             wait()
+        return out
 
     return run
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import io
 import logging
@@ -28,12 +27,9 @@ def trace(net: nn.Module, inputs: Inputs, *, dynamic_batch: bool, flat: bool) ->
         flat: Return nothing but tensors: what stands beside them (None, numbers) does not fit into an ONNX graph.
             Objects that ``torch.export`` does not know become a tuple of their tensors in any case.
     """
-    strange = [leaf for leaf in pytree.tree_leaves(call(net, inputs)) if not isinstance(leaf, Tensor)]
-    if not flat:
-        strange = [leaf for leaf in strange if not isinstance(leaf, (int, float, str, type(None)))]
-    traced = _Flat(net) if strange else net
     kwargs: dict[str, Any] = dict(inputs) if isinstance(inputs, Mapping) else {}
     args: tuple[Any, ...] = () if kwargs else (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    traced = _readable(net, call(net, inputs), kwargs, flat=flat)
     shapes: Any = None
     if dynamic_batch:
         found, batch = torch.export.ShapesCollection(), torch.export.Dim("batch")
@@ -43,7 +39,13 @@ def trace(net: nn.Module, inputs: Inputs, *, dynamic_batch: bool, flat: bool) ->
                 found[t] = {0: batch}
         shapes = found.dynamic_shapes(traced, args, kwargs)
     with quiet():
-        return torch.export.export(traced, args, kwargs, dynamic_shapes=shapes)
+        try:
+            return torch.export.export(traced, args, kwargs, dynamic_shapes=shapes)
+        except Exception as error:  # exporters have many; the strict way reads Python, and so follows len(x)
+            try:
+                return torch.export.export(traced, args, kwargs, dynamic_shapes=shapes, strict=True)
+            except Exception:
+                raise error from error.__cause__
 
 
 def input_names(net: nn.Module, inputs: Inputs) -> list[str]:
@@ -72,17 +74,38 @@ def _named(tree: Any, root: str = "") -> dict[str, Tensor]:
     return found
 
 
-class _Flat(nn.Module):
-    """A network that returns its tensors only; ``forward`` has its signature, from which torch.export takes names."""
+def _readable(net: nn.Module, out: Any, kwargs: Mapping[str, Any], *, flat: bool) -> nn.Module:
+    """``net``, or what ``torch.export`` can read and a file can hold in its place."""
+    flat = not _fits(out, (Tensor,) if flat else (Tensor, int, float, str, type(None)))
+    signature = inspect.signature(net.forward)
+    unnamed = bool(kwargs.keys() - signature.parameters.keys())  # they arrive in **kwargs, where names are lost
+    if unnamed:
+        signature = inspect.Signature([inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in kwargs])
+    return _Wrapped(net, signature, flat=flat) if flat or unnamed else net
 
-    def __init__(self, net: nn.Module) -> None:
+
+def _fits(out: Any, kinds: tuple[type, ...]) -> bool:
+    """Whether outputs are of these kinds, in containers that torch can write into a file."""
+    leaves, structure = pytree.tree_flatten(out)
+    try:
+        pytree.treespec_dumps(structure)
+    except NotImplementedError:  # a named tuple
+        return False
+    return all(isinstance(leaf, kinds) for leaf in leaves)
+
+
+class _Wrapped(nn.Module):
+    """A network with a signature, which returns its tensors only if ``flat``."""
+
+    def __init__(self, net: nn.Module, signature: inspect.Signature, *, flat: bool) -> None:
         super().__init__()
         self.net = net
 
-        @functools.wraps(net.forward)
-        def forward(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
-            return tuple(tensors(net(*args, **kwargs)))
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            out = net(*args, **kwargs)
+            return tuple(tensors(out)) if flat else out
 
+        forward.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
         self.forward = forward
 
 
