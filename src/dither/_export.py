@@ -6,7 +6,7 @@ import io
 import os
 import re
 import zipfile
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,18 +121,19 @@ def export(
     text = describe(net, path, shared={}, metadata=metadata, cost=cost)
     with evaluating(net):
         batches = _batches(net, example_inputs, dynamic_batch)
-        expected = [named_outputs(call(net, batch)) for batch in batches]
-        limit = min((TOLERANCE.get(t.dtype, 1.0) for t in expected[0].values()), default=1.0)
-        if not difference(expected[0].values(), named_outputs(call(net, batches[0])).values()) <= limit:
+        named = named_outputs(call(net, batches[0]))
+        expected = [list(named_outputs(call(net, batch)).values()) for batch in batches]
+        limit = min((TOLERANCE.get(t.dtype, 1.0) for t in named.values()), default=1.0)
+        if not difference(list(named.values()), expected[0]) <= limit:
             raise ExportError("two passes over the same inputs differ: the network draws random numbers in eval().")
-        names = list(expected[0]) if output_names is None else list(output_names)
-        if len(set(names)) != len(expected[0]):
-            raise ExportError(f"output_names are {names}; the network returns {', '.join(expected[0])}.")
+        names = list(named) if output_names is None else list(output_names)
+        if len(set(names)) != len(named):
+            raise ExportError(f"output_names are {names}; the network returns {', '.join(named)}.")
         with _reasons(path, net):
             program = trace(net, batches[0], dynamic_batch=len(batches) > 1, flat=path.suffix == ".onnx")
             content, run = _WRITERS[path.suffix](program, input_names(net, batches[0]), names, text)
             found = [run(batch) for batch in batches]
-    worst = max(difference(a.values(), b) for a, b in zip(expected, found, strict=True))
+    worst = max(difference(a, b) for a, b in zip(expected, found, strict=True))
     if not worst <= limit:
         raise ExportError(
             f"cannot export to {path}: the file would compute something else than the network (they differ by "
@@ -166,22 +167,29 @@ def read_exported(path: str | os.PathLike[str]) -> Header:
     return parse(notes, {}, path)
 
 
-def difference(expected: Iterable[Tensor], found: Iterable[Tensor]) -> float:
-    """The largest difference of any tensor, on the scale of that tensor; infinite where they cannot be compared."""
+def difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
+    """The largest difference of any output, on the scale of that output; infinite where they cannot be compared.
+
+    An output that is the small difference of large numbers (a mutual information beside probabilities) carries their
+    rounding, so no scale is taken to be below a hundredth of the largest.
+    """
+    scales = [_scale(a) for a in expected]
     worst = 0.0
-    for a, b in zip(expected, found, strict=True):
+    for a, b, scale in zip(expected, found, scales, strict=True):
         a, b = a.detach().cpu(), b.detach().cpu()
         if a.shape != b.shape or a.dtype != b.dtype:
             return float("inf")
-        if not a.is_floating_point():
-            worst = worst if torch.equal(a, b) else float("inf")
-            continue
         same = (a == b) | (a.isnan() & b.isnan())  # infinities too
-        error = (a.double() - b.double()).abs().masked_fill(same, 0)
-        scale = a.double().abs().nan_to_num(0, 0, 0)
         if not bool(same.all()):
-            worst = max(worst, float(error.nan_to_num(torch.inf).max() / scale.max().clamp_min(1e-300)))
+            error = (a.double() - b.double()).abs().nan_to_num(torch.inf).masked_fill(same, 0).max()
+            floor = max(scale, max(scales) / 100, 1e-300)
+            worst = max(worst, float(error) / floor if a.is_floating_point() else float("inf"))
     return worst
+
+
+def _scale(t: Tensor) -> float:
+    """The largest finite number of a floating-point tensor."""
+    return float(t.detach().double().nan_to_num(0, 0, 0).abs().max()) if t.numel() and t.is_floating_point() else 0.0
 
 
 def _check(net: nn.Module) -> None:

@@ -100,10 +100,14 @@ class _Wrapped(nn.Module):
     def __init__(self, net: nn.Module, signature: inspect.Signature, *, flat: bool) -> None:
         super().__init__()
         self.net = net
+        numbers = (int, float, torch.SymInt, torch.SymFloat)
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             out = net(*args, **kwargs)
-            return tuple(tensors(out)) if flat else out
+            if not flat:
+                return out
+            # no numbers for `tensors`: the strict way cannot look into those that depend on the batch
+            return tuple(tensors([leaf for leaf in pytree.tree_leaves(out) if not isinstance(leaf, numbers)]))
 
         forward.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
         self.forward = forward
