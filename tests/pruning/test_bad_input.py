@@ -51,7 +51,7 @@ def test_a_model_without_prunable_channels(model: nn.Module) -> None:
 
 
 def test_the_reasons_are_listed() -> None:
-    with pytest.raises(ValueError, match=r"layer_norm in 1 mixes them"):
+    with pytest.raises(ValueError, match=r"layer_norm in 1 normalises over them"):
         pruning.attach(nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), nn.Linear(8, 3)), X)
 
 

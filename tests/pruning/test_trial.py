@@ -133,6 +133,15 @@ def test_code_that_looks_at_values_is_run_with_values() -> None:
     assert "# the line` fixes a size" in found["b"]
 
 
+def test_a_tensor_that_is_no_part_of_the_model_is_no_size() -> None:
+    """It is not on the meta device, where shapes are tried: that alone says nothing of the model."""
+    one = torch.ones(3)
+    model = Net(
+        lambda m, x: m.b(y := F.relu(m.a(x))) * (1 if y.shape[1] == 8 else one), a=nn.Linear(5, 8), b=nn.Linear(8, 3)
+    )
+    assert whole(model, torch.randn(3, 5)) == {}
+
+
 def test_a_width_in_the_output() -> None:
     model = Net(lambda m, x: (m.b(y := F.relu(m.a(x))), x.new_zeros(y.shape[1])), a=nn.Linear(5, 8), b=nn.Linear(8, 3))
     with pytest.raises(pruning.ShrinkError, match="the output would have another shape"):

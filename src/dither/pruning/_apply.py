@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ._cut import POSITIONS, cut
 from ._decision import from_json
+from ._known import tell
 from ._narrow import gates_aside
 from ._plain import FixedScale, replace_module, select_columns
 
@@ -50,6 +51,9 @@ def apply_shrunk(model: nn.Module, record: Mapping[str, Any]) -> nn.Module:
         for name, index in record["selects"].items():
             _submodule(model, name)
             select_columns(model, name, torch.tensor(index, dtype=torch.int64))
+    for name in record.get("numbers", {}):
+        _submodule(model, name)
+    tell(model, record.get("numbers", {}))
     return model
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from .._inputs import Inputs, call, evaluating, map_tensors, tensors
-from ._noise import LogNormalNoise
+from ._known import ShrinkError as ShrinkError
+from ._known import Slices, adapt, following
 from .labels import Slot, Space
 
 Kept = dict[str, dict[int, Tensor]]
@@ -21,10 +22,6 @@ POSITIONS = -1
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 """Largest difference between the masked and the shrunk network, on the scale of the output."""
-
-
-class ShrinkError(ValueError):
-    """A network would not be the same after channels are removed; it names what is in the way."""
 
 
 def holders(net: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
@@ -92,14 +89,11 @@ def cut(net: nn.Module, kept: Kept) -> nn.Module:
     """Keep only the named slices of the named tensors, in place, and tell the layers their new sizes."""
     named = {**dict(net.named_parameters()), **dict(net.named_buffers())}
     held_by = holders(net)
-    touched: list[nn.Module] = []
+    adapt(net, Slices({id(named[name]): dims for name, dims in kept.items()}))
     for name, dims in kept.items():
         old = named[name]
         new = sliced(old, dims)
         _put(held_by[id(old)], old, new)
-        touched += [module for module, _ in held_by[id(old)]]
-    for module in touched:
-        tell_sizes(module)
     return net
 
 
@@ -121,30 +115,6 @@ def sliced(tensor: Tensor, dims: Mapping[int, Tensor]) -> Tensor:
         tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
     )
     return new.clone(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-
-
-def tell_sizes(module: nn.Module) -> None:
-    """Bring the sizes that torch's own layers store as numbers in line with their tensors."""
-    if isinstance(module, nn.modules.conv._ConvNd):  # pyright: ignore[reportPrivateUsage]
-        rows, columns = module.weight.shape[:2]
-        if module.groups > 1:  # depthwise: as many groups as filters' inputs
-            multiplier = module.out_channels // module.groups
-            module.groups = module.in_channels = rows // multiplier
-            module.out_channels = rows
-        else:
-            module.in_channels, module.out_channels = (rows, columns) if module.transposed else (columns, rows)
-    elif isinstance(module, nn.Linear):
-        module.out_features, module.in_features = module.weight.shape
-    elif isinstance(module, nn.modules.batchnorm._NormBase):  # pyright: ignore[reportPrivateUsage]
-        sized = module.weight if module.affine else module.running_mean
-        if sized is not None:
-            module.num_features = len(sized)
-    elif isinstance(module, nn.Embedding):
-        module.num_embeddings, module.embedding_dim = module.weight.shape
-    elif isinstance(module, nn.PReLU):
-        module.num_parameters = module.weight.numel()
-    elif isinstance(module, LogNormalNoise):
-        module.num_features = len(module.loc)
 
 
 def difference(whole: nn.Module, small: nn.Module, batches: Sequence[Inputs]) -> float:
@@ -172,7 +142,7 @@ def _difference(whole: nn.Module, small: nn.Module, batches: Sequence[Inputs]) -
     worst = 0.0
     with evaluating(whole, small):
         for inputs in batches:
-            for a, b in zip(tensors(_run(whole, inputs)), tensors(_run(small, inputs)), strict=True):
+            for a, b in zip(tensors(run(whole, inputs)), tensors(run(small, inputs)), strict=True):
                 if a.shape != b.shape:
                     return float("inf")
                 if not a.is_floating_point():
@@ -185,7 +155,17 @@ def _difference(whole: nn.Module, small: nn.Module, batches: Sequence[Inputs]) -
     return worst
 
 
-def _run(net: nn.Module, inputs: Inputs) -> Any:
+def runs(net: nn.Module, inputs: Inputs) -> bool:
+    """Whether the network runs on other inputs than those that it was given: a mask may fit one batch size only."""
+    try:
+        with evaluating(net):
+            run(net, inputs)
+    except Exception:  # it is the user's code that runs
+        return False
+    return True
+
+
+def run(net: nn.Module, inputs: Inputs) -> Any:
     """The output; the generators come back: a network may draw at random, and its shrunk copy then draws the same."""
-    with torch.random.fork_rng(devices=sorted({t.device.index for t in net.parameters() if t.is_cuda})):
+    with torch.random.fork_rng(devices=sorted({t.device.index for t in net.parameters() if t.is_cuda})), following(net):
         return call(net, inputs)

@@ -16,6 +16,7 @@ from ._apply import apply_shrunk
 from ._cut import Kept, keep_slots
 from ._decision import check, choose, features_left, from_json, select, to_json
 from ._gates import find_bank, gated_weights, gates, ungate
+from ._known import Numbers, numbers, tell
 from ._masked import baked, verify
 from ._optimizer import Moved, carried, carry_gradients
 from ._plan import Choice, Plan
@@ -44,7 +45,7 @@ def resize(net: nn.Module, plan: Plan, example_inputs: Inputs, optimizer: Optimi
     selects = select(kept, columns, net)
     units = {space.name: keep.nonzero().flatten() for space, keep in chosen if bank and space.name in bank.layers}
     units |= {f"{name}[in]": at for name in columns if (at := kept.get(f"{name}.weight", {}).get(1)) is not None}
-    record = {
+    record: dict[str, Any] = {
         "kept": to_json(kept),
         "selects": selects,
         "scales": {},
@@ -52,7 +53,8 @@ def resize(net: nn.Module, plan: Plan, example_inputs: Inputs, optimizer: Optimi
     }
     small = apply_shrunk(copy.deepcopy(net), record)
     stay = {**units, **{name: kept[f"{name}.loc"][0] for name in plan.sites}}
-    _verify(net, small, stay, example_inputs)
+    record["numbers"] = _verify(net, small, stay, example_inputs)
+    tell(small, record["numbers"])
     moved = _moved(net, small, record)
     carry_gradients(net, moved)
     columns_kept = [replace(c, kept=tuple(record["gates"].get(c.name, range(c.total)))) for c in plan.columns]
@@ -109,7 +111,7 @@ def _one_of_each(space: Space, channel: Tensor, stays: Tensor) -> None:
 
 
 @torch.no_grad()
-def _verify(net: nn.Module, small: nn.Module, stay: Mapping[str, Tensor], example_inputs: Inputs) -> None:
+def _verify(net: nn.Module, small: nn.Module, stay: Mapping[str, Tensor], example_inputs: Inputs) -> Numbers:
     """Same outputs under the same draw, the units that are gone at zero; the global generator is not touched."""
     generator = torch.Generator().manual_seed(0)
     whole: dict[str, Tensor] = {}
@@ -119,7 +121,9 @@ def _verify(net: nn.Module, small: nn.Module, stay: Mapping[str, Tensor], exampl
         index = stay.get(name, torch.arange(layer.num_features)).to(theta.device)
         part[name] = theta[index]
         whole[name] = torch.zeros_like(theta).index_copy_(0, index, part[name])
-    verify(baked(net, whole), baked(small, part), example_inputs)
+    tried = baked(small, part)
+    verify(baked(net, whole), tried, example_inputs)
+    return numbers(tried)
 
 
 def _moved(net: nn.Module, small: nn.Module, record: Mapping[str, Any]) -> dict[int, Moved]:

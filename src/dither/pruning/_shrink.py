@@ -15,6 +15,7 @@ from ._apply import apply_shrunk
 from ._cut import keep_slots
 from ._decision import choose, features_left, select, to_json
 from ._gates import ungate
+from ._known import numbers
 from ._masked import masked, verify
 from ._plain import FixedScale, replace_module
 from ._plan import Plan
@@ -93,7 +94,8 @@ def shrink(
     apply_shrunk(small, record)
     verify(whole, small, example_inputs)
     before = getattr(net, "dither_shrunk", None)  # shrunk once already: both steps rebuild it from the original
-    small.dither_shrunk = {**record, "plan": plan.to_dict(), "before": before}  # pyright: ignore[reportArgumentType]
+    record = {**record, "numbers": numbers(small), "plan": plan.to_dict(), "before": before}
+    small.dither_shrunk = record  # pyright: ignore[reportArgumentType]
     return small
 
 
