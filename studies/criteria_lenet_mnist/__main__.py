@@ -1,0 +1,3 @@
+from studies.criteria_lenet_mnist.study import main
+
+main()
