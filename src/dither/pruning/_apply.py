@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ._cut import POSITIONS, cut
 from ._decision import from_json
+from ._fold import give_bias
 from ._known import tell
 from ._narrow import gates_aside
 from ._plain import FixedScale, replace_module, select_columns
@@ -20,7 +21,8 @@ def apply_shrunk(model: nn.Module, record: Mapping[str, Any]) -> nn.Module:
 
     Args:
         model: A fresh instance of the class that was shrunk; with gates (`attach`) if the smaller network has them.
-        record: ``small.dither_shrunk``: kept indices per tensor and dimension, columns per layer, noise layers.
+        record: ``small.dither_shrunk``: kept indices per tensor and dimension, columns per layer, noise layers, layers
+            that got a bias.
 
     Returns:
         ``model``.
@@ -38,6 +40,8 @@ def apply_shrunk(model: nn.Module, record: Mapping[str, Any]) -> nn.Module:
                 raise ValueError(f'the record has noise at "{name}", where the model has a {type(layer).__name__}.')
             layer_scale = FixedScale(torch.ones(size), dim)
             replace_module(model, layer, nn.Identity() if folded else layer_scale)
+    for name in record.get("biases", ()):
+        give_bias(_submodule(model, name))
     kept = from_json(record["kept"])
     with gates_aside(model, kept, record.get("gates")):
         named = {**dict(model.named_parameters()), **dict(model.named_buffers())}

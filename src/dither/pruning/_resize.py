@@ -27,7 +27,8 @@ def resize(net: nn.Module, plan: Plan, example_inputs: Inputs, optimizer: Optimi
     """What `shrink` does when it is given an optimizer.
 
     What the plan drops but no layer can lose keeps its noise: features of hand-placed noise whose channels stay whole,
-    and the last column that a layer reads of a channel that stays.
+    and the last column that a layer reads of a channel that stays. Channels that noise makes constant and not zero stay
+    until the end, for their constants change while the network is trained.
 
     Raises:
         ValueError: If the plan or the optimizer is of another network, or has state that cannot be cut along.
@@ -35,6 +36,9 @@ def resize(net: nn.Module, plan: Plan, example_inputs: Inputs, optimizer: Optimi
     """
     check(net, plan)
     analysis = analyse(ungate(copy.deepcopy(net)), example_inputs)
+    whole = {space.name for space in analysis.spaces if space.constants}
+    choices = [replace(c, kept=tuple(range(c.total))) if c.name in whole else c for c in plan.spaces]
+    plan = replace(plan, spaces=tuple(choices))
     chosen = choose(plan, analysis)
     kept = keep_slots(chosen)
     layers, bank = gates(net), find_bank(net)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from typing import overload
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -14,13 +12,14 @@ from .._inputs import Inputs
 from ._apply import apply_shrunk
 from ._cut import keep_slots
 from ._decision import choose, features_left, select, to_json
+from ._fold import absorb, fold
 from ._gates import ungate
 from ._known import numbers
 from ._masked import masked, verify
-from ._plain import FixedScale, replace_module
+from ._plain import FixedScale
 from ._plan import Plan
 from ._resize import resize
-from .labels import Space, analyse
+from .labels import analyse
 
 
 @overload
@@ -67,6 +66,7 @@ def shrink(
         ShrinkError: If the smaller network is not the same function.
 
     Example:
+        >>> import torch
         >>> from dither.pruning import attach, gates, plan
         >>> net = attach(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)), torch.zeros(1, 8))
         >>> with torch.no_grad():
@@ -86,49 +86,16 @@ def shrink(
     chosen = choose(plan, analysis)
     sites = {name: m for name, m in small.named_modules() if isinstance(m, FixedScale) and name in plan.sites}
     folded = fold(small, analysis.spaces, sites)
+    chosen, born = absorb(small, chosen)
     kept = keep_slots(chosen)
+    kept |= {f"{layer}.bias": {0: kept[weight][0]} for layer, weight in born.items() if 0 in kept.get(weight, {})}
     for name in (n for n, gone in folded.items() if not gone):
         kept[f"{name}.scale"] = {0: features_left(name, chosen, len(sites[name].scale))}
     selects = select(kept, {c.name.removesuffix("[in]"): c.kept for c in plan.columns}, small)
-    record = {"kept": to_json(kept), "selects": selects, "scales": folded}
+    record = {"kept": to_json(kept), "selects": selects, "scales": folded, "biases": list(born)}
     apply_shrunk(small, record)
     verify(whole, small, example_inputs)
     before = getattr(net, "dither_shrunk", None)  # shrunk once already: both steps rebuild it from the original
     record = {**record, "numbers": numbers(small), "plan": plan.to_dict(), "before": before}
     small.dither_shrunk = record  # pyright: ignore[reportArgumentType]
     return small
-
-
-def fold(net: nn.Module, spaces: tuple[Space, ...], sites: Mapping[str, FixedScale]) -> dict[str, bool]:
-    """Move the scales of hand-placed noise into the weights that read the channels, in place, where that is exact.
-
-    It is where everything between the noise and every reader scales: f(cx) = c f(x) for c > 0.
-
-    Returns:
-        For each noise layer, whether it is gone.
-    """
-    folded = {name: _foldable(name, len(scale.scale), spaces) for name, scale in sites.items()}
-    weights = dict(net.named_parameters())
-    for space in spaces:
-        for name in [n for n in space.noise if folded.get(n)]:
-            at, scale = space.noise[name].to(sites[name].scale.device), sites[name].scale
-            factor = scale.new_ones(space.size).index_copy_(0, at[at >= 0], scale[at >= 0])
-            for tensor, dim in space.readers:
-                weight, channel = weights[tensor], space.slots[tensor, dim].to(scale.device)
-                column = torch.where(channel >= 0, factor[channel.clamp(min=0)], 1.0)
-                with torch.no_grad():
-                    weight.mul_(column.view([-1 if d == dim else 1 for d in range(weight.ndim)]).to(weight.dtype))
-    for name in [n for n, gone in folded.items() if gone]:
-        replace_module(net, sites[name], nn.Identity())
-    return folded
-
-
-def _foldable(name: str, size: int, spaces: tuple[Space, ...]) -> bool:
-    """Whether every feature of a noise layer is one channel of a space whose readers can take the scale."""
-    times = torch.zeros(size, dtype=torch.int64)
-    for space in spaces:
-        if name in space.noise and space.reason is None and space.linear:
-            at = space.noise[name]
-            once = torch.bincount(at[at >= 0], minlength=space.size) == 1
-            times += (at >= 0) & once[at.clamp(min=0)]
-    return bool((times == 1).all())

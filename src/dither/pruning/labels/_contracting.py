@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ..._inputs import tensors
-from ._dead import ALIVE, Dead
 from ._ledger import Call
 from ._meeting import element_labels, meet
+from ._shadow import Shadow
 from ._tags import Tag
 from ._union import CONSTANT, core, owned
 
@@ -28,8 +28,14 @@ def weight_labels(weight: Tag, dim: int) -> Tensor | None:
     return live[0].flatten()
 
 
-def contract(c: Call, x: Tag, weight: Tag, dim: int, inner: int, outer: int) -> Tensor | None:
-    """Contract dimension ``dim`` of ``x`` with ``inner`` of a weight; the labels of the weight's ``outer``."""
+def contract(
+    c: Call, x: Tag, weight: Tag, dims: tuple[int, int, int], shadow: Shadow | None = None, border: bool = False
+) -> Tensor | None:
+    """Contract a dimension of ``x`` with the inner dimension of a weight; the labels of its outer dimension.
+
+    ``shadow`` and ``border`` are what `Ledger.reads` wants to know.
+    """
+    dim, inner, outer = dims
     reads, writes = weight_labels(weight, inner), weight_labels(weight, outer)
     if reads is None or writes is None:
         for labels in (x.labels, *weight.fields):
@@ -37,12 +43,12 @@ def contract(c: Call, x: Tag, weight: Tag, dim: int, inner: int, outer: int) -> 
         c.run.computed.append(c.run.module)
         return None
     labels = c.run.union.along(x.labels, dim, f"{c.what} reads them at several positions")
-    c.run.reads(reads, labels, x.dead)
+    c.run.reads(reads, labels, shadow, border)
     c.run.writes(writes)
     return writes
 
 
-def finish(c: Call, writes: Tensor, dim: int, bias: Tensor | None, dead: Dead = ALIVE) -> None:
+def finish(c: Call, writes: Tensor, dim: int, bias: Tensor | None) -> None:
     """Label the result: ``writes`` along ``dim``, united with the labels of the bias."""
     shape = [1] * c.out.ndim
     shape[dim] = -1
@@ -53,8 +59,7 @@ def finish(c: Call, writes: Tensor, dim: int, bias: Tensor | None, dead: Dead = 
             c.run.union.unite(writes, element_labels(c.run, own)[0], f"{c.what} adds a constant")
         else:
             labels = meet(c.run, [Tag(labels), own], c.out.shape, c.what, [None, bias])
-        dead = Dead(why=f"the bias of {c.run.module} is added")
-    c.run.set(c.out, labels, dead=dead)
+    c.run.set(c.out, labels)
 
 
 def _product(c: Call, value: Tensor, weight: Tag, dims: tuple[int, int, int], at: int, bias: Tensor | None) -> None:
@@ -62,15 +67,15 @@ def _product(c: Call, value: Tensor, weight: Tag, dims: tuple[int, int, int], at
     x = c.run.of(value)
     varies = c.run.union.varies(x.labels)
     if varies[dims[0]] or not any(varies):
-        writes = contract(c, x, weight, *dims)
+        writes = contract(c, x, weight, dims, c.run.shadows.columns(value, dims[0]))
         return None if writes is None else finish(c, writes, at, bias)
     if c.run.union.free(x.labels):  # a layer over tokens: channels pass through it, and it cannot lose tokens
         tags = [Tag(x.labels.narrow(dims[0], 0, 1).expand(c.out.shape))] + (
             [c.run.of(bias)] if bias is not None else []
         )
-        return c.run.set(c.out, meet(c.run, tags, c.out.shape, c.what), dead=Dead(why=f"{c.what} mixes positions"))
+        return c.run.set(c.out, meet(c.run, tags, c.out.shape, c.what))
     constant = Tag(torch.tensor(CONSTANT).expand(x.labels.shape))
-    writes = contract(c, constant, weight, *dims)  # the channels stay anyway: its units may go
+    writes = contract(c, constant, weight, dims)  # the channels stay anyway: its units may go
     return None if writes is None else finish(c, writes, at, bias)
 
 
@@ -92,9 +97,7 @@ def matmul(c: Call) -> None:
         return c.pin()
     labels = product(c, left.labels, right.labels).expand(c.out.shape)
     tags = [Tag(labels)] + ([c.run.of(bias)] if bias is not None else [])
-    return c.run.set(
-        c.out, meet(c.run, tags, c.out.shape, c.what, [None, bias][: len(tags)]), dead=Dead(why=f"{c.what} mixes them")
-    )
+    return c.run.set(c.out, meet(c.run, tags, c.out.shape, c.what, [None, bias][: len(tags)]))
 
 
 def product(c: Call, a: Tensor, b: Tensor) -> Tensor:
@@ -122,7 +125,7 @@ def attention(c: Call) -> None:
     k, v = (_heads(tag.labels, wide) for tag in (key, value))
     scores = product(c, query.labels, k.mT)
     result, *others = tensors(c.out)
-    c.run.set(result, product(c, scores, v).expand(result.shape), dead=Dead(why=f"{c.what} mixes positions"))
+    c.run.set(result, product(c, scores, v).expand(result.shape))
     mask = c.kwargs.get("attn_mask")
     mask = c.args[3] if mask is None and len(c.args) > 3 and isinstance(c.args[3], Tensor) else mask
     if mask is not None:
@@ -145,9 +148,10 @@ def convolution(c: Call) -> None:
     """Plain, transposed, depthwise and grouped."""
     x, weight = c.x, c.run.of(c.args[1])
     bias, transposed, groups = c.args[2], c.args[6], c.args[8]
+    border = transposed or any(c.args[4])
     if groups == 1:
-        inner, outer = (0, 1) if transposed else (1, 0)
-        writes = contract(c, x, weight, 1, inner, outer)
+        dims = (1, 0, 1) if transposed else (1, 1, 0)
+        writes = contract(c, x, weight, dims, c.run.shadows.columns(c.args[0], 1), border)
         return None if writes is None else finish(c, writes, 1, bias)
     rows, columns = weight_labels(weight, 0), weight_labels(weight, 1)
     if rows is None or columns is None:
@@ -159,15 +163,16 @@ def convolution(c: Call) -> None:
         c.run.grouped[c.run.module] = rows
     if passed.shape[1] <= groups and c.run.module not in c.run.by_position:
         out = _whole_groups(c, passed, rows.view(groups, -1), each, transposed)
-        return finish(c, out, 1, bias, x.dead if passed.shape[1] == 1 else ALIVE)
+        return finish(c, out, 1, bias)
     why = f"{c.what} reads the same channels of every group"
     passed = c.run.union.together(passed, [0], why)
     if transposed:
         c.run.union.together(rows.view(groups, -1), [0], why)
-        c.run.reads(rows, passed.flatten(), x.dead)
+        c.run.reads(rows, passed.flatten(), c.run.shadows.columns(c.args[0], 1), border)
         c.run.writes(columns)
         return finish(c, columns.repeat(groups) if each > 1 else columns.expand(groups), 1, bias)
-    c.run.reads(columns, passed[0] if len(columns) > 1 else columns, x.dead)
+    shadow = c.run.shadows.columns(c.args[0], 1, groups)
+    c.run.reads(columns, passed[0] if len(columns) > 1 else columns, shadow, border)
     c.run.union.together(rows.view(groups, -1), [0], why)
     c.run.writes(rows)
     return finish(c, rows, 1, bias)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..._inputs import tensors
-from ._dead import ALIVE, Dead
+from .._noise import LogNormalNoise
+from ._shadow import Shadow, Shadows
 from ._tags import Slot, Tag, Use
 from ._union import CONSTANT, NEUTRAL, Labels, compress, core, owned, pure
 
@@ -32,6 +33,8 @@ class Ledger:
         self.sites: dict[str, Tensor] = {}
         self.positions: dict[str, Tensor] = {}
         self.stack: list[str] = []
+        self.shadows = Shadows()
+        self.noisy = any(isinstance(module, LogNormalNoise) for module in model.modules())
         self.splits: list[tuple[Tensor, list[int], str]] = []
         self.grouped: dict[str, Tensor] = {}
         self.by_position = by_position
@@ -50,6 +53,7 @@ class Ledger:
                 labels = self.slots[name, dim] = next(fresh)
                 fields.append(labels.view([-1 if d == dim else 1 for d in range(tensor.ndim)]).expand(tensor.shape))
             self.tags[tensor] = Tag(alike(tensor, CONSTANT), tuple(fields))
+            self.shadows.fix(tensor)
 
     @property
     def module(self) -> str:
@@ -67,19 +71,14 @@ class Ledger:
             tag = self.tags[tensor] = replace(tag, debts=())
         return tag
 
-    def set(self, tensor: Any, labels: Tensor, fields: tuple[Tensor, ...] = (), dead: Dead = ALIVE) -> None:
+    def set(self, tensor: Any, labels: Tensor, fields: tuple[Tensor, ...] = ()) -> None:
         if isinstance(tensor, Tensor):
-            self.tags[tensor] = Tag(compress(labels.expand(tensor.shape)), fields, dead)
+            self.tags[tensor] = Tag(compress(labels.expand(tensor.shape)), fields)
 
     def labels(self, tensor: Tensor) -> Tensor:
         """The labels of a tensor that is only looked at."""
         tag = self.tags.get(tensor)
         return alike(tensor, CONSTANT) if tag is None else tag.labels
-
-    def dead(self, tensor: Tensor) -> Dead:
-        """What noise has done to a tensor that is only looked at."""
-        tag = self.tags.get(tensor)
-        return ALIVE if tag is None else tag.dead
 
     def uses_of(self, tensor: Tensor) -> None:
         """Remember that a parameter has been used."""
@@ -108,13 +107,16 @@ class Ledger:
 
     def writes(self, own: Tensor) -> None:
         """Remember that a weight writes its output labels ``own``."""
-        self.uses.append(Use(True, own, ALIVE, False, self.module))
+        self.uses.append(Use(True, own, False, self.module))
 
-    def reads(self, own: Tensor, labels: Tensor, dead: Dead) -> None:
-        """A weight contracts its input labels ``own`` with ``labels``: column i multiplies what carries label i."""
+    def reads(self, own: Tensor, labels: Tensor, shadow: Shadow | None = None, border: bool = False) -> None:
+        """A weight contracts its input labels ``own`` with ``labels``: column i multiplies what carries label i.
+
+        ``shadow`` is that of the columns (`Shadow.columns`); ``border``: some outputs get fewer terms than others.
+        """
         roots = self.union.find(labels)
         flat = pure(roots, CONSTANT) or len(torch.unique(roots)) < len(roots)
-        self.uses.append(Use(False, own, dead, flat, self.module))
+        self.uses.append(Use(False, own, flat, self.module, shadow, border))
         self.union.unite(own, labels, f'"{self.module}" reads a network input or a constant')
 
     def settle(self) -> None:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ..._inputs import tensors
-from ._dead import still_dead
 from ._ledger import Call, Ledger
 from ._tags import Tag
 from ._union import CONSTANT, NEUTRAL, compress, core, pure
@@ -25,10 +24,9 @@ def pointwise(c: Call) -> None:
         return
     if results and tags:
         labels = meet(c.run, tags, results[0].shape, c.what, c.tensors)
-        dead = still_dead(c, tags)
         for tensor in results:
             if tensor.shape == labels.shape:
-                c.run.set(tensor, labels, dead=dead)
+                c.run.set(tensor, labels)
 
 
 def _of_a_parameter(c: Call, parameter: Tag, constants: list[Tag], results: list[Tensor]) -> None:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ..._inputs import map_tensors, tensors
-from ._dead import Dead, all_dead
 from ._ledger import Call, alike
 from ._meeting import element_labels
 from ._tags import Tag
@@ -20,8 +19,6 @@ from ._union import CONSTANT, NEUTRAL, compress, core, pure
 def same(c: Call) -> None:
     """clone, detach, zeros_like ...: as the first argument."""
     x = c.x
-    if c.name in ("fill_", "ones_like", "full_like", "rand_like", "randn_like"):
-        x = replace(x, dead=Dead(why=f"{c.what} is not zero"))
     for tensor in tensors(c.out):
         if tensor.shape == x.labels.shape:
             c.run.tags[tensor] = x
@@ -63,7 +60,7 @@ def move(c: Call) -> None:
         return c.run.set(c.out, alike(c.out, CONSTANT), tuple(map(compress, fields)))
     if c.name in ("cat", "stack"):
         return _join(c, tags)
-    return c.run.set(c.out, _execute(c, [tags[0].labels]), dead=tags[0].dead)
+    return c.run.set(c.out, _execute(c, [tags[0].labels]))
 
 
 def _join(c: Call, tags: list[Tag]) -> None:
@@ -84,7 +81,7 @@ def _join(c: Call, tags: list[Tag]) -> None:
     labels = _execute(c, parts)
     if not pure(labels, NEUTRAL):
         labels = torch.where(labels == NEUTRAL, CONSTANT, labels)  # zeros beside channels: how many, the code says
-    c.run.set(c.out, labels, dead=all_dead([tag.dead for tag in tags]))
+    c.run.set(c.out, labels)
 
 
 def _execute(c: Call, labels: list[Tensor]) -> Tensor:
@@ -115,7 +112,7 @@ def view(c: Call) -> None:
             c.run.union.pin(labels, f"{c.what} regroups them")
         return compress(labels.reshape(c.out.shape))
 
-    c.run.set(c.out, reshape(c.x.labels), tuple(map(reshape, c.x.fields)), c.x.dead)
+    c.run.set(c.out, reshape(c.x.labels), tuple(map(reshape, c.x.fields)))
 
 
 class Factor(NamedTuple):
@@ -182,9 +179,9 @@ def pieces(c: Call) -> None:
     """Run the operator on the labels and give each result its piece."""
     cut = [c.func(labels, *c.args[1:], **c.kwargs) for labels in (c.x.labels, *c.x.fields)]
     if isinstance(c.out, Tensor):
-        return c.run.set(c.out, cut[0], tuple(cut[1:]), c.x.dead)
+        return c.run.set(c.out, cut[0], tuple(cut[1:]))
     for tensor, labels, *fields in zip(c.out, *cut, strict=True):
-        c.run.set(tensor, labels, tuple(fields), c.x.dead)
+        c.run.set(tensor, labels, tuple(fields))
     return None
 
 
@@ -222,7 +219,7 @@ def gather(c: Call) -> None:
     if c.x.fields:
         return pieces(c)
     labels = c.together(c.x.labels, *dims, does="picks them by position")
-    return c.run.set(c.out, compress(c.func(labels, *c.args[1:], **c.kwargs)), dead=c.x.dead)
+    return c.run.set(c.out, compress(c.func(labels, *c.args[1:], **c.kwargs)))
 
 
 def roll(c: Call) -> None:
@@ -240,8 +237,7 @@ def pad(c: Call) -> None:
         if not c.run.union.varies(labels)[-1 - back]:
             between[2 * back : 2 * back + 2] = [0, 0]
     labels = torch.constant_pad_nd(labels, between, CONSTANT)
-    dead = c.x.dead if not c.arg(2, "value", 0) else Dead(why=f"{c.what} fills with a value that is not zero")
-    return c.run.set(c.out, stretch(labels, c.out.shape), dead=dead)
+    return c.run.set(c.out, stretch(labels, c.out.shape))
 
 
 def shuffle(c: Call) -> None:
@@ -255,7 +251,7 @@ def shuffle(c: Call) -> None:
         out = channels.repeat_interleave(factor**2)
     else:
         out = c.together(channels.view(factor, -1), 0).mT.flatten()
-    c.run.set(c.out, out[:, None, None].expand(c.out.shape), dead=c.x.dead)
+    c.run.set(c.out, out[:, None, None].expand(c.out.shape))
 
 
 def stretch(labels: Tensor, shape: torch.Size) -> Tensor:

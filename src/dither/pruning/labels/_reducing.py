@@ -7,7 +7,6 @@ from dataclasses import replace
 from torch import Tensor
 
 from ..._inputs import tensors
-from ._dead import Dead
 from ._ledger import Call, alike
 from ._meeting import element_labels, pointwise
 from ._moving import couple, stretch
@@ -19,7 +18,7 @@ def pool(c: Call) -> None:
     over = next((n for n in (1, 2, 3) if f"{n}d" in c.name), c.args[0].ndim - 2)
     labels = c.together(c.x.labels, *range(-over, 0))
     for tensor in tensors(c.out):
-        c.run.set(tensor, stretch(labels, tensor.shape), dead=c.x.dead)
+        c.run.set(tensor, stretch(labels, tensor.shape))
 
 
 def reduce(c: Call) -> None:
@@ -30,13 +29,12 @@ def reduce(c: Call) -> None:
     given = c.arg(position, "dim", ())
     given = () if isinstance(given, bool) else (given,) if isinstance(given, int) else given  # var(x, unbiased)
     over = sorted({d % ndim for d in given or range(ndim)}, reverse=True)
-    dead = c.x.dead if c.name in ("mean", "sum", "amax", "amin") else Dead(why=f"{c.what} does not keep zero at zero")
     debts = ((c.x.labels, tuple(over), f"{c.what} mixes them"),) if over else ()
     for tensor in tensors(c.out):
         labels = c.x.labels
         for d in over:
             labels = labels.select(d, 0) if tensor.ndim < ndim else labels.narrow(d, 0, 1)
-        c.run.set(tensor, labels, dead=dead)
+        c.run.set(tensor, labels)
         c.run.tags[tensor] = replace(c.run.tags[tensor], debts=debts)
     return None
 
@@ -48,8 +46,7 @@ def along(c: Call) -> None:
         return c.pin(c.args[0])
     labels = c.together(c.x.labels, dim)
     for tensor in tensors(c.out):
-        dead = Dead(why=f"{c.what} does not keep zero at zero")
-        c.run.set(tensor, stretch(labels, tensor.shape), dead=dead)
+        c.run.set(tensor, stretch(labels, tensor.shape))
     return None
 
 
@@ -58,7 +55,7 @@ def glu(c: Call) -> None:
     dim = c.arg(1, "dim", -1)
     size = c.out.shape[dim]
     couple(c, dim, [size, size])
-    c.run.set(c.out, c.x.labels.narrow(dim, 0, size), dead=replace(c.x.dead, linear=False))
+    c.run.set(c.out, c.x.labels.narrow(dim, 0, size))
 
 
 def batch_norm(c: Call) -> None:
@@ -69,8 +66,7 @@ def batch_norm(c: Call) -> None:
         if isinstance(tensor, Tensor):
             _unite_with(c, labels, tensor)
     shape = (1, -1) + (1,) * (result.ndim - 2)
-    dead = Dead(why=f"BatchNorm {c.run.module} shifts them")
-    c.run.set(result, labels.view(shape).expand(result.shape), dead=dead)
+    c.run.set(result, labels.view(shape).expand(result.shape))
 
 
 def layer_norm(c: Call) -> None:
@@ -100,7 +96,7 @@ def _unite_with(c: Call, labels: Tensor, parameter: Tensor) -> None:
 def _normalised(c: Call, labels: Tensor, name: str) -> None:
     """Label the result; mean and scale, which come with it, are one for each channel or for all."""
     result, *statistics = tensors(c.out)
-    c.run.set(result, labels, dead=Dead(why=f"{name} {c.run.module} shifts them"))
+    c.run.set(result, labels)
     for tensor in statistics:  # used by nobody but the backward pass; who does use them gets all channels pinned
         c.run.set(tensor, alike(tensor, CONSTANT))
         debts = ((c.x.labels, tuple(range(c.x.labels.ndim)), f"{c.what} mixes them"),)

@@ -27,7 +27,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..._inputs import Inputs, call, evaluating, outputs, tensors, varied
 from .._noise import LogNormalNoise
-from ._dead import Dead
 from ._ledger import Call, Ledger
 from ._spaces import Analysis, spaces
 from ._table import apply
@@ -45,7 +44,9 @@ class Run(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if not self.paused:
-            apply(Call(self.ledger, func, args, kwargs or {}, out))
+            apply(call := Call(self.ledger, func, args, kwargs or {}, out))
+            if self.ledger.noisy:
+                self.ledger.shadows.cast(call)
         return out
 
     @contextmanager
@@ -59,13 +60,14 @@ class Run(TorchDispatchMode):
         def after(module: nn.Module, args: Any, out: Any) -> None:
             name = self.ledger.stack.pop()
             if isinstance(module, LogNormalNoise):
+                self.ledger.shadows.drop(args[0], out, name)
                 self.paused -= 1
                 x = self.ledger.of(args[0])
                 if name in self.ledger.sites:
                     self.ledger.union.pin(x.labels, f'"{name}" is called twice')
                 self.ledger.sites[name] = self.ledger.union.along(x.labels, module.dim, f'noise "{name}"')
                 if not self.paused:
-                    self.ledger.set(out, x.labels, dead=Dead(frozenset([name]) | x.dead.sites, x.dead.linear))
+                    self.ledger.set(out, x.labels)
 
         handles = [hooks.register_module_forward_pre_hook(before), hooks.register_module_forward_hook(after)]
         try:

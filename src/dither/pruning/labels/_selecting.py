@@ -18,7 +18,7 @@ def select(c: Call) -> None:
     labels = x.labels.index_select(dim, index.to(x.labels.device))
     run.positions[name] = run.union.along(x.labels, dim, f"{c.what} selects at several positions")
     run.union.unite(run.slots[name, 0], run.union.along(labels, dim, c.what), f"{c.what} selects from network inputs")
-    return run.set(c.out, labels, dead=x.dead)
+    return run.set(c.out, labels)
 
 
 def _name(c: Call) -> str | None:

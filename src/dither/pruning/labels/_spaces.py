@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from ._constants import Constant, constants
 from ._ledger import Ledger
 from ._tags import Slot, Use
 from ._union import CONSTANT
@@ -26,8 +27,9 @@ class Space:
         slots: For each dimension of each tensor that goes with the channels, the channel of each index (-1: not one of
             these). Writers, readers and what lies between: biases, BatchNorm, depthwise filters.
         reason: Why no channel can be removed; None where they can.
-        noise: Hand-placed noise that zeroes the channels at every reader, by module name.
+        noise: Hand-placed noise that drops the channels, by module name.
         linear: Whether Eθ of that noise can be folded into the readers.
+        constants: What readers get from channels that noise has dropped, where it is not zero.
         positions: For each buffer that holds positions among the channels, the channel of each position that it could
             name. Its values are renumbered when channels go.
     """
@@ -40,6 +42,7 @@ class Space:
     reason: str | None = None
     noise: dict[str, Tensor] = field(default_factory=dict, repr=False)
     linear: bool = True
+    constants: tuple[Constant, ...] = field(default=(), repr=False)
     positions: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def written_by(self, layers: Collection[str]) -> bool:
@@ -126,9 +129,9 @@ def _space(
         {name: at for name, labels in named.items() if bool(((at := index[run.union.find(labels)]) >= 0).any())}
         for named in (run.sites, run.positions)
     )
-    alive = [u for u in reads if not (u.dead.sites & noise.keys())]
-    if reason is None and noise and alive:
-        reason = f'"{alive[0].module}" reads them, but {alive[0].dead.why}'
+    left: tuple[Constant, ...] = ()
+    if reason is None and noise:
+        left, reason = constants(run, {s: [u for u in roles[s] if not u.writes] for s in readers}, index)
     return Space(
         name=writers[0][0].removesuffix(".weight") if writers else "input",
         size=len(classes),
@@ -137,7 +140,8 @@ def _space(
         slots={slot: index[roots[slot]] for slot in slots},
         reason=reason,
         noise=noise,
-        linear=all(u.dead.linear and u.dead.sites & noise.keys() == noise.keys() for u in reads),
+        linear=all(u.shadow and u.shadow.linear and u.shadow.sites >= noise.keys() for u in reads),
+        constants=left,
         positions=positions,
     )
 

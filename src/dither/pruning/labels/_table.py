@@ -56,7 +56,6 @@ RULES: dict[Rule, str] = {
 }
 BY_NAME = {name: rule for rule, names in RULES.items() if rule is not reducing.pool for name in names.split()}
 POOLS = tuple(RULES[reducing.pool].split())  # by the beginning of the name: max_pool2d_with_indices, max_pool3d ...
-READERS = (contracting.linear, contracting.matmul, contracting.convolution)  # Eθ moves into their weights
 ALIKE = (pointwise, *(rule for rule in RULES if rule.__module__ == moving.__name__))  # numbers that are alike stay so
 VIEWS = (moving.same, moving.view, moving.move)
 VALUES = {
@@ -91,8 +90,6 @@ def apply(c: Call) -> None:
             c.run.set(tensor, alike(tensor, CONSTANT))
     for tensor, before in written if rule is not moving.move else ():
         c.run.overwritten(tensor, before, c.what)
-    if rule not in (None, *READERS) or (c.name == "convolution" and c.args[8] > 1):
-        _follow(c)
 
 
 @contextmanager
@@ -120,12 +117,3 @@ def _try(rule: Rule, c: Call) -> None:
                 c.run.union.pin(labels, f"{c.what} is not understood ({error})")
         for tensor in tensors(c.out):
             c.run.set(tensor, alike(tensor, CONSTANT))
-
-
-def _follow(c: Call) -> None:
-    """Remember that a result changes with the noise of its arguments, where it is not zero with it."""
-    if any((dead := c.run.dead(t)).sites or dead.follows for t in tensors((c.args, c.kwargs))):
-        for tensor in tensors(c.out):
-            tag = c.run.of(tensor)
-            if not tag.dead.sites:
-                c.run.tags[tensor] = replace(tag, dead=replace(tag.dead, follows=True))
