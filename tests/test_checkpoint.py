@@ -154,6 +154,16 @@ def test_metadata_comes_back(net: Net, tmp_path: Path) -> None:
     assert header.shrunk is None
 
 
+def test_the_cost_report_comes_back(net: Net, tmp_path: Path) -> None:
+    cost = dither.cost(net, torch.zeros(1, 1, 6, 6), batch_sizes=(1, 2), repeats=2)
+    pair = dither.compare(net, net, torch.zeros(1, 1, 6, 6), batch_sizes=(1,), modes=("channels_last",), repeats=2)
+    for report in (cost, pair):
+        dither.save(net, tmp_path / "a.safetensors", cost=report)
+        assert type(report).from_dict(read_header(tmp_path / "a.safetensors").cost) == report
+    dither.save(net, tmp_path / "a.safetensors")
+    assert read_header(tmp_path / "a.safetensors").cost is None
+
+
 def test_file_is_plain_safetensors(file: Path) -> None:
     content = file.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -189,6 +190,18 @@ def test_header_with_plan_and_cost(suffix: str, tmp_path: Path) -> None:
     assert header.metadata == {"error_pct": 1.5}
     assert dither.Cost.from_dict(header.cost) == cost
     assert pruning.Plan.from_dict(header.shrunk["plan"]) == plan
+
+
+def test_the_example_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[1] / "docs" / "export.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    scope: dict[str, Any] = {}
+    exec(compile(example, "docs/export.md", "exec"), scope)
+    assert scope["made"].difference < 1e-5
+    assert torch.equal(scope["again"].eval()(scope["x"]), scope["small"](scope["x"]))
+    assert {path.name for path in tmp_path.iterdir()} == {"small.safetensors", "small.onnx", "small.pt2"}
 
 
 # ---- what cannot be exported

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 from typer.testing import Result
 
 import dither
+from dither import pruning
 from dither.training import Fit, Noise, Recipe, make_model
 
 Cli = Callable[..., Result]
@@ -69,8 +71,43 @@ def test_train_prune_evaluate_inspect(cli: Cli, tmp_path: Path) -> None:
     assert "1,437" in alone.stdout
     inspected = cli("inspect", "run/small.safetensors")
     assert inspected.exit_code == 0, inspected.output
-    for text in ("DigitsNet, shrunk, dither format 1", "conv1.weight", "model: digits", "kept/total"):
+    shown = "DigitsNet, shrunk, dither format 1", "conv1.weight", "model: digits", "kept/total", "original / small"
+    for text in (*shown, "ms, batch 64", "times: cpu, 1 thread, torch"):
         assert text in inspected.stdout
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt2", ".onnx"])
+def test_inspect_shows_every_step_and_what_it_cost(cli: Cli, suffix: str, tmp_path: Path) -> None:
+    if suffix == ".onnx":
+        pytest.importorskip("onnxruntime")
+    x = torch.randn(2, 5)
+    small: nn.Module = nn.Sequential(nn.Linear(5, 12), nn.ReLU(), nn.Linear(12, 3))
+    for dropped in (4, 3):
+        net = pruning.attach(small, x)
+        with torch.no_grad():
+            for gate in pruning.gates(net).values():
+                gate.loc[:dropped], gate.log_scale[:dropped] = -8.0, 3.0
+        small = pruning.shrink(net, pruning.plan(net, x), x)
+    options = {"metadata": {"why": "[bold]"}, "cost": dither.cost(small, x, batch_sizes=(1,), repeats=2)}
+    if suffix == ".safetensors":
+        dither.save(small, tmp_path / "net.safetensors", **options)
+    else:
+        dither.export(small, tmp_path / f"net{suffix}", x, **options)
+    shown = cli("inspect", tmp_path / f"net{suffix}")
+    assert shown.exit_code == 0, shown.output
+    steps = [text.split()[1] for text in shown.stdout.splitlines() if text.startswith("0 ")]
+    assert steps == ["8/12", "5/8"]
+    for text in (f"net{suffix}: Sequential, shrunk", "why: [bold]", "MACs per example", "ms, batch 1 "):
+        assert text in shown.stdout
+
+
+def test_inspect_without_the_extra(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("dither._onnx.find_spec", lambda name: None)
+    (tmp_path / "net.onnx").write_bytes(b"")
+    done = cli("inspect", tmp_path / "net.onnx")
+    assert done.exit_code == 2
+    assert "error: reading " in done.stderr
+    assert "pip install 'dither[export]'" in done.stderr
 
 
 def test_the_demo_tells_a_story_and_is_not_repeated(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,10 +43,9 @@ def freeze(
     values) goes the second way in Python too, and so does one whose attribute ``folded`` is set to False: with many
     rows on a CPU that can be faster. Folded, memory is that of a batch of S·B behind the first converted layer.
 
-    The module is made for inference: in eval mode, its parameters want no gradients. ``torch.export``,
-    ``torch.onnx.export(dynamo=True)`` and ``torch.compile`` take it; ``state_dict`` holds the draws. It is called with
-    the inputs of the net, the first one by position. Give outputs of an ONNX graph names that are no operators: the
-    exporter of torch 2.13 writes an invalid file if one is called "mean" and the network has a node of that name.
+    The module is made for inference: in eval mode, its parameters want no gradients. `dither.export` writes it to a
+    file; ``torch.export``, ``torch.onnx.export(dynamo=True)`` and ``torch.compile`` take it too. ``state_dict`` holds
+    the draws. It is called with the inputs of the net, the first one by position.
 
     Args:
         net: A fitted network, or a `bank`, whose first S samples are taken; left as it is.

@@ -45,7 +45,7 @@ def clear_errors() -> Generator[None]:
     except NonFiniteLoss as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:

@@ -31,10 +31,16 @@ class Report:
     ``values`` has: ``records``, one per network, with net, data, method ("original" or "sbp"; "sbp, not fine-tuned"
     where that differs), seed, error_pct, nll, widths, params, macs, bytes, latency_ms_b1, latency_ms_b64 and ratios
     original divided by ours; ``totals``, the widths before; ``removal``, the largest difference between masked and
-    shrunk outputs, relative to the largest output, and the change of error; ``machine`` and ``versions``.
+    shrunk outputs, relative to the largest output, and the change of error; ``machine`` and ``versions``; ``cost``,
+    what `dither.compare` measured (from version 0.3 on).
     """
 
     values: dict[str, Any]
+
+    @property
+    def cost(self) -> Comparison:
+        """The original and the final network, timed in turns."""
+        return Comparison.from_dict(self.values["cost"])
 
     @property
     def original(self) -> dict[str, Any]:
@@ -125,6 +131,7 @@ def make_report(run: Run, *, masked: nn.Module, shrunk: nn.Module, small: nn.Mod
         {
             "records": records,
             "totals": totals,
+            "cost": cost.to_dict(),
             "removal": {"max_output_difference": difference.item(), "error_change_pct": change},
             "plan_note": plan.note,
             "recipe": asdict(recipe),

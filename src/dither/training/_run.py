@@ -204,7 +204,7 @@ class Run:
             write_text(self.folder / "plan.json", json.dumps(plan.to_dict()))
             write_text(self.folder / "plan.txt", f"{plan}\n")
             metadata = {**self._origin(), "error_pct": report.small["error_pct"]}
-            save(small, self.folder / "small.safetensors", metadata=metadata)
+            save(small, self.folder / "small.safetensors", metadata=metadata, cost=report.cost)
             report.write(self.folder)
         self.accelerator.wait_for_everyone()
         return report
