@@ -28,6 +28,7 @@ that neither has seen.
 - **difference**: the largest one of any output, on the scale of that output; "exact" is at most 1e-10.
 - **removable**: the share of the parameters that lie in a row, a column or a filter of a channel that can go.
 - **left**: the share of the parameters that is left after half of these channels went.
+- **held back**: the share of the parameters that cannot go, by reason; one may have two, for its rows and its columns.
 - **analysis**: `pruning.analyse` alone; **attach**: all of `pruning.attach`, that is the analysis, the trial whether
   the code of the network follows smaller sizes, and the gates. Seconds of the processor, one thread.
 - **file**: whether the smaller network, saved and loaded into a fresh instance of its class, gives the same bits.
@@ -67,7 +68,7 @@ def render(values: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in values["versions"].items())
     head = HEAD.format(number=len(networks), limit=LIMITS["rival"], machine=values["machine"], versions=versions,
                        seed=values["seed"])  # fmt: skip
-    parts = [head, "## Summary\n", _table(*_summary(networks)), _goals(values)]
+    parts = [head, "## Summary\n", _table(*_summary(networks)), _extremes(networks), _goals(values)]
     parts += ["## What stays whole, and why\n", _table(*_reasons(networks))]
     for library in dict.fromkeys(_library(n) for n in networks):
         rows = [_row(n) for n in networks if _library(n) == library]
@@ -110,7 +111,7 @@ def processor() -> str:
 
 
 COLUMNS = ["network", "parameters", "spaces, of them free", "removable", "left", "analysis, s", "attach, s", "dither",
-           "difference", "file", "Torch-Pruning", "s"]  # fmt: skip
+           "difference", "file", "Torch-Pruning", "s", "held back"]  # fmt: skip
 
 
 def _row(network: dict[str, Any]) -> list[str]:
@@ -129,6 +130,9 @@ def _row(network: dict[str, Any]) -> list[str]:
         {"same": "same", None: ""}.get(d.get("reloaded"), "differs"),
         r.get("result", "") + (f" ({r['stage']})" if "stage" in r else ""),
         f"{sum(r[name][1] for name in ('build_s', 'prune_s') if name in r):.1f}" if "build_s" in r else "",
+        "; ".join(
+            f"{share:.0%} {_short(reason, 80)}" for reason, share in d.get("pinned", {}).items() if share >= 0.01
+        ),
     ]
 
 
@@ -151,6 +155,20 @@ def _summary(networks: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]
 def _goals(values: dict[str, Any]) -> str:
     found = missed(values)
     return "Missed:\n\n" + "".join(f"- {text}\n" for text in found) if found else "Every goal of the zoo held.\n"
+
+
+def _extremes(networks: list[dict[str, Any]]) -> str:
+    """How near the comparison came to its limits, and whether it could have seen anything."""
+    exact = [n["dither"] for n in networks if n["dither"]["result"] == "exact"]
+    if not exact:
+        return ""
+    least = min((d["effect"], n["key"]) for n in networks for d in [n["dither"]] if d["result"] == "exact")
+    double, single = (max(d[name] for d in exact) for name in ("difference", "difference_32"))
+    return (
+        f"The largest difference of an exact network is {double:.1e} in float64, and {single:.1e} with the same networks "
+        f"in float32. The comparison is not blind: without half of its channels a network answers otherwise by "
+        f"{least[0]:.1e} of the scale or more (least: {least[1]}).\n"
+    )
 
 
 def _reasons(networks: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:

@@ -58,8 +58,9 @@ def plain(reason: str) -> str:
     'native_layer_norm in … normalises over them'
     """
     reason = re.sub(r'"[^"]*"', '"…"', plain_paths(reason))
-    reason = re.sub(r"\bin [\w.]+\.\w+", "in …", reason.removeprefix('as "…": '))
-    return re.sub(r"\d+", "…", reason)
+    reason = reason.removeprefix('as "…": ').partition(" that would have to change")[0]
+    reason = re.sub(r"\bin [\w.]+\.\w+(?= |$)", "in …", reason)
+    return re.sub(r"\d[\d.]*(e[+-]\d+)?", "…", reason)
 
 
 def plain_paths(text: str) -> str:
