@@ -166,7 +166,7 @@ def _extremes(networks: list[dict[str, Any]]) -> str:
     double, single = (max(d[name] for d in exact) for name in ("difference", "difference_32"))
     return (
         f"The largest difference of an exact network is {double:.1e} in float64, and {single:.1e} with the same "
-        f"networks in float32. The comparison is not blind: without half of its channels a network answers otherwise by "
+        f"networks in float32. The comparison is not blind: without half of its channels a network differs by "
         f"{least[0]:.1e} of the scale or more (least: {least[1]}).\n"
     )
 

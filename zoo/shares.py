@@ -44,7 +44,7 @@ def shares(net: nn.Module, analysis: Analysis, whole: Mapping[str, str]) -> dict
         for reason, marks in touched.items():
             pinned[reason] += left - _product({d: r & ~marks[d] if d in marks else r for d, r in rest.items()})
         if not touched:
-            pinned["no layer that the run knows uses them"] += left
+            pinned["this run does not use them as weights"] += left
     shares_of = {reason: number / total for reason, number in sorted(pinned.items(), key=lambda p: -p[1]) if number}
     return {"removable": removable / total, "pinned": shares_of}
 
