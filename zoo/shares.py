@@ -60,7 +60,7 @@ def plain(reason: str) -> str:
     reason = re.sub(r'"[^"]*"', '"…"', plain_paths(reason))
     reason = reason.removeprefix('as "…": ').partition(" that would have to change")[0]
     reason = re.sub(r"\bin [\w.]+\.\w+(?= |$)", "in …", reason)
-    return re.sub(r"\d[\d.]*(e[+-]\d+)?", "…", reason)
+    return re.sub(r"(?<![\w/])\d[\d.]*(e[+-]\d+)?", "…", reason)
 
 
 def plain_paths(text: str) -> str:
