@@ -191,3 +191,32 @@ def test_noise_that_is_not_finite() -> None:
     tensor.data[3] = math.nan
     with pytest.raises(ValueError, match='noise "2" has parameters that are not finite'):
         pruning.plan(net, X)
+
+
+class Hand(nn.Module):
+    """Noise placed by hand on two layers; the width of the second is written into the code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(5, 8), nn.Linear(8, 6), nn.Linear(6, 3)
+        self.na, self.nb = pruning.LogNormalNoise(8), pruning.LogNormalNoise(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.nb(self.b(self.na(self.a(x).relu())).relu()).view(-1, 6))
+
+
+def test_widths_in_the_code_stay_under_noise_placed_by_hand_too(seed: int) -> None:
+    net, x = Hand().eval(), torch.randn(4, 5)
+    with torch.no_grad():
+        for noise in (net.na, net.nb):
+            noise.log_scale[:4].fill_(4.0)
+    before, state = copy.deepcopy(net.state_dict()), torch.get_rng_state()
+    plan = pruning.plan(net, X)
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), net.state_dict().values(), strict=True))
+    assert (kept(plan, "a"), kept(plan, "b")) == ((4, 5, 6, 7), tuple(range(6)))
+    assert "fixes a size that would have to change" in str({c.name: c.reason for c in plan.spaces}["b"])
+    assert plan.sites["nb"] == (4, 5)
+    small = pruning.shrink(net, plan, X)
+    torch.testing.assert_close(small(x), net(x))
+    assert (small.a.out_features, small.b.out_features) == (4, 6)

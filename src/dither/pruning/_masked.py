@@ -30,7 +30,7 @@ def masked(net: nn.Module, plan: Plan) -> nn.Module:
         A new module without noise.
 
     Raises:
-        ValueError: If the plan was made for another network.
+        ValueError: If the plan was made for another network, or was edited to keep or remove what it cannot.
     """
     check(net, plan)
     kept = {**{c.name: c.kept for c in (*plan.spaces, *plan.columns)}, **plan.sites}

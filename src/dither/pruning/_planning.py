@@ -15,8 +15,10 @@ from .._inputs import Inputs
 from ._criteria import SNR, Criterion
 from ._gates import find_bank, gates, ungate
 from ._noise import LogNormalNoise, posterior
+from ._plain import replace_module
 from ._plan import Choice, Plan, fingerprint
-from .labels import Space, analyse
+from ._trial import fixed_by_code
+from .labels import Analysis, Space, analyse
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -47,6 +49,7 @@ def plan(
     Raises:
         ValueError: If the network carries no noise, a parameter of the noise is not finite, an argument is out of
             range, both a criterion and a threshold are given, or the criterion does not give one number to each unit.
+        ShrinkError: If noise is placed by hand and two runs of the network without it differ.
 
     Example:
         >>> from dither.pruning import attach
@@ -67,7 +70,8 @@ def plan(
     bank = find_bank(net)
     snr, scores = _judge(layers, criterion)
     analysis = analyse(ungate(copy.deepcopy(net)), example_inputs)
-    mine = [s for s in analysis.spaces if s.reason is None and not _other(s, scores)]
+    whole = bank.whole if bank else _fixed(net, analysis, example_inputs)
+    mine = [s for s in analysis.spaces if s.reason is None and s.name not in whole and not _other(s, scores)]
     best = {s.name: score for s in mine if (score := _best(s, scores)) is not None}
     widths = {name: _round_up(_wanted(score), multiple_of, len(score)) for name, score in best.items()}
     spaces: list[Choice] = []
@@ -76,8 +80,7 @@ def plan(
         if _other(space, scores):
             continue
         if space.name not in best:
-            refused = bank.whole.get(space.name) if bank else None
-            reason = space.reason or refused or "no noise was put on them (skip)"
+            reason = space.reason or whole.get(space.name) or "no noise was put on them (skip)"
             spaces.append(Choice(space.name, tuple(range(space.size)), space.size, None, reason))
             continue
         score = best[space.name]
@@ -122,6 +125,14 @@ def _judge(layers: Mapping[str, LogNormalNoise], criterion: Criterion) -> tuple[
     sizes = [layer.num_features for layer in layers.values()]
     snr, score = (dict(zip(layers, values.split(sizes), strict=True)) for values in (ratios, scores))
     return snr, score
+
+
+def _fixed(net: nn.Module, analysis: Analysis, example_inputs: Inputs) -> dict[str, str]:
+    """The spaces under noise placed by hand that the code holds on to: what `attach` finds out for its own gates."""
+    bare = copy.deepcopy(net)
+    for noise in gates(bare).values():
+        replace_module(bare, noise, nn.Identity())
+    return fixed_by_code(bare, [s for s in analysis.spaces if s.reason is None and s.noise], example_inputs)
 
 
 def _best(space: Space, values: Mapping[str, Tensor]) -> Tensor | None:
