@@ -26,6 +26,10 @@ def prune(
     skip: Annotated[Optional[str], typer.Option(help="Layers without noise, names with commas.")] = None,  # noqa: UP045
     threshold: Annotated[Optional[float], typer.Option(help="Signal-to-noise ratio above which a unit stays.")] = None,  # noqa: UP045
     multiple_of: Annotated[Optional[int], typer.Option(min=1, help="Round kept widths up to a multiple.")] = None,  # noqa: UP045
+    shrink_every: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=0, help="Remove channels every so many epochs of the training under noise; 0: at the end."),
+    ] = None,
     threads: Threads = None,
     checkpoint_steps: CheckpointSteps = None,
 ) -> None:
@@ -47,6 +51,7 @@ def prune(
             "kl_weight": kl_weight,
             "threshold": threshold,
             "multiple_of": multiple_of,
+            "shrink_every": shrink_every,
             "skip": names(skip),
             "features": {"all": True, "none": False}.get(features or "", names(features)),
         }

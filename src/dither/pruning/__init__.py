@@ -26,6 +26,7 @@ from ._plan import Choice as Choice
 from ._plan import Plan as Plan
 from ._planning import plan as plan
 from ._resize import overall as overall
+from ._resize import restructure as restructure
 from ._shrink import shrink as shrink
 
 # what belongs together

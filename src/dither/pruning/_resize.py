@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -68,6 +68,37 @@ def resize(net: nn.Module, plan: Plan, example_inputs: Inputs, optimizer: Optimi
     return small, carried(optimizer, moved)
 
 
+def restructure(net: nn.Module, optimizer: Optimizer, record: Mapping[str, Any]) -> tuple[nn.Module, Optimizer]:
+    """A fresh network and its optimizer with the structure of a training state, for ``load_state_dict`` to fill.
+
+    Training that was stopped after `shrink` goes on from a state that has, beside the two state dicts, what was cut::
+
+        torch.save({"net": net.state_dict(), "optimizer": optimizer.state_dict(), "cut": net.dither_shrunk}, path)
+        ...
+        net, optimizer = pruning.restructure(net, optimizer, state["cut"])  # made as at the start of the training
+        net.load_state_dict(state["net"])
+        optimizer.load_state_dict(state["optimizer"])
+
+    Args:
+        net: What `attach` returned for the original model. It is not changed.
+        optimizer: A fresh optimizer that trains it; what it has of state is dropped.
+        record: The attribute ``dither_shrunk`` of the smaller network.
+
+    Returns:
+        The smaller network with its noise, values not yet loaded, and an optimizer without state.
+
+    Raises:
+        ValueError: If the record is of another network or of a network without noise.
+    """
+    small = apply_shrunk(copy.deepcopy(net), record)
+    small.dither_shrunk = record  # pyright: ignore[reportArgumentType]
+    new = dict(small.named_parameters(remove_duplicate=False))
+    names = dict(net.named_parameters(remove_duplicate=False))
+    fresh = carried(optimizer, {id(p): Moved(name, new[name]) for name, p in names.items()})
+    fresh.state.clear()
+    return small, fresh
+
+
 def overall(net: nn.Module, plan: Plan) -> Plan:
     """``plan`` in the numbers of the network that `attach` returned, before channels were removed while it trained.
 
@@ -81,17 +112,24 @@ def overall(net: nn.Module, plan: Plan) -> Plan:
     record: Mapping[str, Any] | None = getattr(net, "dither_shrunk", None)
     while record and "gates" in record:
         first = Plan.from_dict(record["plan"])
-        earlier = {choice.name: choice for choice in (*first.spaces, *first.columns)}
-
-        def before(later: Choice, earlier: Mapping[str, Choice] = earlier) -> Choice:
-            choice = earlier[later.name]
-            return replace(choice, kept=tuple(choice.kept[i] for i in later.kept), snr=later.snr)
-
         sites = {name: tuple(first.sites[name][i] for i in kept) for name, kept in plan.sites.items()}
-        spaces, columns = (tuple(map(before, choices)) for choices in (plan.spaces, plan.columns))
+        spaces, columns = _counted_in(first.spaces, plan.spaces), _counted_in(first.columns, plan.columns)
         plan = replace(plan, spaces=spaces, columns=columns, sites=sites, network=first.network)
         record = record["before"]
     return plan
+
+
+def _counted_in(earlier: Sequence[Choice], later: Sequence[Choice]) -> tuple[Choice, ...]:
+    """Later choices among what earlier ones kept, in the numbers of the earlier ones."""
+    by_name = {choice.name: choice for choice in later}
+
+    def counted(choice: Choice) -> Choice:
+        left = by_name.get(choice.name)  # a space without noise may have lost its name with its neighbours
+        if left is None:
+            return choice
+        return replace(choice, kept=tuple(choice.kept[i] for i in left.kept), snr=left.snr)
+
+    return tuple(map(counted, earlier))
 
 
 def _readable(choice: Choice, analysis: Analysis) -> tuple[int, ...]:

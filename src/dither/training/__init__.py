@@ -26,3 +26,4 @@ from ._recipe import Noise as Noise
 from ._recipe import Recipe as Recipe
 from ._report import Report as Report
 from ._run import Run as Run
+from ._shrinking import Shrinking as Shrinking

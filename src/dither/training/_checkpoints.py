@@ -74,6 +74,11 @@ class Checkpoints:
             raise OSError(error.errno, message) from error
         accelerator.wait_for_everyone()
 
+    def position(self) -> dict[str, Any] | None:
+        """The position that was saved with the newest complete state, or None; nothing is restored."""
+        newest = self.newest()
+        return None if newest is None else _read(newest)["position"]
+
     def load(self) -> dict[str, Any] | None:
         """Restores the newest complete state into the prepared objects.
 
@@ -87,7 +92,7 @@ class Checkpoints:
         if newest is None:
             return None
         self.accelerator.load_state(str(newest))
-        saved = json.loads((newest / "position.json").read_text(encoding="utf-8"))
+        saved = _read(newest)
         # Accelerate only logs when it cannot restore a generator; the run would silently become another one.
         if self.accelerator.is_main_process and saved["random"] != _random_digest():
             raise RuntimeError(f"cannot restore the random generators in {newest}; remove {self.folder} to start again")
@@ -124,6 +129,10 @@ def flush_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _read(state: Path) -> dict[str, Any]:
+    return json.loads((state / "position.json").read_text(encoding="utf-8"))
 
 
 def _step(path: Path) -> int:

@@ -14,13 +14,16 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from ..pruning import restructure
 from ._batches import Batches
 from ._checkpoints import Checkpoints, write_text
 from ._data import Images
 from ._evaluate import evaluate
 from ._progress import Progress
 from ._recipe import Fit
+from ._shrinking import Shrinking
 
 _CHECK_EVERY = 50  # steps between looks at the loss where a look would stall an accelerator
 
@@ -83,8 +86,11 @@ class Engine:
         penalty: Penalty | None = None,
         train_mode: Callable[[nn.Module], object] = nn.Module.train,
         counts: Callable[[nn.Module], Mapping[str, int]] | None = None,
+        shrinking: Shrinking | None = None,
     ) -> nn.Module:
         """Trains the network in place and returns it; goes on from the last complete state if there is one.
+
+        With ``shrinking`` what it returns is another, smaller network, and the given one stops at the first removal.
 
         Args:
             net: maps float images in [0, 1] to logits.
@@ -96,15 +102,17 @@ class Engine:
             penalty: term beside the negative log-likelihood.
             train_mode: puts the network into the mode it trains in.
             counts: kept channels per gate, for the display and the history.
+            shrinking: removes channels between epochs.
 
         Returns:
-            The same network, trained, unwrapped, in eval mode.
+            The network, trained, unwrapped, in eval mode.
 
         Raises:
             NonFiniteLoss: If the loss is NaN or infinite.
             OSError: If a state cannot be saved; the older one is kept.
         """
-        return _Stretch(self, net, images, monitor, settings, name, groups, penalty, train_mode, counts).run()
+        stretch = _Stretch(self, net, images, monitor, settings, name, groups, penalty, train_mode, counts, shrinking)
+        return stretch.run()
 
 
 class _Stretch:
@@ -122,10 +130,11 @@ class _Stretch:
         penalty: Penalty | None,
         train_mode: Callable[[nn.Module], object],
         counts: Callable[[nn.Module], Mapping[str, int]] | None,
+        shrinking: Shrinking | None,
     ) -> None:
         accelerator = engine.accelerator
         self.engine, self.accelerator, self.settings, self.name = engine, accelerator, settings, name
-        self.penalty, self.train_mode, self.counts = penalty, train_mode, counts
+        self.penalty, self.train_mode, self.counts, self.shrinking = penalty, train_mode, counts, shrinking
         self.images, self.monitor = images.to(accelerator.device), monitor.to(accelerator.device)
         self.batches = Batches(
             self.images,
@@ -136,7 +145,7 @@ class _Stretch:
             world=accelerator.num_processes,
         )
         self.steps = settings.epochs * self.batches.steps
-        self.net = net.to(accelerator.device)
+        net.to(accelerator.device)
         self.memory_format = torch.channels_last if engine.channels_last else torch.contiguous_format
         if engine.channels_last:
             net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -146,8 +155,11 @@ class _Stretch:
             param_groups, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
         )
         self.had_own_forward = "forward" in vars(net)
-        self.wrapped, self.optimizer = accelerator.prepare(net, optimizer)
         self.checkpoints = Checkpoints(engine.folder / "checkpoint" / name, accelerator)
+        saved = self.checkpoints.position()
+        if saved is not None and saved.get("cut"):
+            net, optimizer = restructure(net, optimizer, saved["cut"])
+        self._prepare(net, optimizer)
         self.step = 0
         self.sums = torch.zeros(2, dtype=torch.float64, device=accelerator.device)  # loss and KL term of this epoch
         self.history: list[dict[str, Any]] = []
@@ -166,6 +178,10 @@ class _Stretch:
         if self.engine.channels_last:
             self.net.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
         return self.net.eval()
+
+    def _prepare(self, net: nn.Module, optimizer: Optimizer) -> None:
+        self.net = net
+        self.wrapped, self.optimizer = self.accelerator.prepare(net, optimizer)
 
     def _unwrap(self) -> None:
         """Takes Accelerate's autocast off the network again."""
@@ -197,7 +213,15 @@ class _Stretch:
                 self._save()
         self._check()
         self._finish_epoch(epoch + 1)
+        if self.shrinking and (epoch + 1) % self.shrinking.every == 0 and self.step < self.steps:
+            self._shrink(self.shrinking)
         self._save()
+
+    def _shrink(self, shrinking: Shrinking) -> None:
+        """Goes on with the smaller network. After the epoch was measured: in eval mode both are the same."""
+        optimizer: Any = self.optimizer
+        self._unwrap()
+        self._prepare(*shrinking.carry_out(self.net, optimizer.optimizer))
 
     def _step(self, x: Tensor, labels: Tensor) -> None:
         factor = self.settings.lr_factor(self.step, self.steps)
@@ -271,7 +295,10 @@ class _Stretch:
         return dict(self.counts(self.net)) if self.counts else {}
 
     def _save(self) -> None:
-        self.checkpoints.save(self.step, {"step": self.step, "sums": self.sums.tolist(), "history": self.history})
+        position: dict[str, Any] = {"step": self.step, "sums": self.sums.tolist(), "history": self.history}
+        if self.shrinking:
+            position["cut"] = getattr(self.net, "dither_shrunk", None)
+        self.checkpoints.save(self.step, position)
 
 
 def _first_bad(net: nn.Module, loss: Tensor | None) -> str:

@@ -76,6 +76,8 @@ class Noise:
         init_log_scale: log σ of every gate at the start. None keeps the layer's own default.
         threshold: SNR above which a unit stays.
         multiple_of: kept widths are rounded up to a multiple of this.
+        shrink_every: epochs between removals while the network trains, which makes the rest of the training faster;
+            0 removes at the end only. A unit that was removed cannot come back.
         batchnorm: "freeze" (running statistics are used and kept while noise is drawn) or
             "reestimate" (trained as usual, then measured again on the shrunk network).
     """
@@ -89,6 +91,7 @@ class Noise:
     init_log_scale: float | None = None
     threshold: float = 1.0
     multiple_of: int = 1
+    shrink_every: int = 0
     batchnorm: Literal["freeze", "reestimate"] = "freeze"
 
     def __post_init__(self) -> None:
@@ -97,6 +100,7 @@ class Noise:
         _require(self.kl_warmup >= 0, "kl_warmup", self.kl_warmup, "a number of epochs >= 0")
         _require(self.threshold >= 0, "threshold", self.threshold, "a number >= 0")
         _require(self.multiple_of >= 1, "multiple_of", self.multiple_of, "a number >= 1")
+        _require(self.shrink_every >= 0, "shrink_every", self.shrink_every, "a number of epochs >= 0")
         _require(self.batchnorm in ("freeze", "reestimate"), "batchnorm", self.batchnorm, "'freeze' or 'reestimate'")
         known = self.kl_weights is None or isinstance(self.kl_weights, dict) or self.kl_weights in ("macs", "sbpa")
         _require(known, "kl_weights", self.kl_weights, "None, 'macs', 'sbpa' or {gate: factor}")

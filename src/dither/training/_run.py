@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .. import pruning
 from .._checkpoint import load, save
+from ..pruning import Plan
 from ._batchnorm import reestimate, train_frozen
 from ._checkpoints import write_text
 from ._data import Images, load_images
@@ -26,6 +27,7 @@ from ._models import make_model
 from ._progress import Progress
 from ._recipe import Recipe
 from ._report import Report, make_report
+from ._shrinking import Shrinking
 
 _MONITOR = 10_000  # training images on which epochs are measured where nothing is held out
 
@@ -177,7 +179,12 @@ class Run:
             penalty=Penalty(lambda gated: pruning.kl(gated, weights) * scale, noise.kl_warmup),
             train_mode=train_frozen if noise.batchnorm == "freeze" else nn.Module.train,
             counts=kept,
+            shrinking=Shrinking(noise.shrink_every, self._plan, example) if noise.shrink_every else None,
         )
+
+    def _plan(self, gated: nn.Module) -> Plan:
+        noise = self.recipe.noise
+        return pruning.plan(gated, self.example(), threshold=noise.threshold, multiple_of=noise.multiple_of)
 
     def prune(self) -> Report:
         """All steps up to the report; what is complete already is not done again.
@@ -193,11 +200,11 @@ class Run:
             # Through Recipe: a report of an older version lacks the settings that are newer than it.
             if Recipe.from_json(json.dumps(report.values["recipe"])) == self.recipe:
                 return report
-        noise, example = self.recipe.noise, self.example()
-        gated = self.gated()
-        plan = pruning.plan(gated, example, threshold=noise.threshold, multiple_of=noise.multiple_of)
+        gated, example = self.gated(), self.example()
+        plan = self._plan(gated)
         masked = pruning.masked(gated, plan)
         shrunk = pruning.shrink(gated, plan, example)
+        plan = pruning.overall(gated, plan)
         small = self._finished(shrunk)
         report = make_report(self, masked=masked, shrunk=shrunk, small=small, plan=plan)
         if self.accelerator.is_main_process:
@@ -267,8 +274,10 @@ def _base_settings(recipe: Recipe) -> dict[str, Any]:
 
 
 def _prune_settings(recipe: Recipe) -> dict[str, Any]:
-    """All but what only the plan reads: that may change after the training."""
-    noise = dataclasses.replace(recipe.noise, threshold=1.0, multiple_of=1)
+    """All but what only the last plan reads: that may change after the training."""
+    noise = recipe.noise
+    if not noise.shrink_every:
+        noise = dataclasses.replace(noise, threshold=1.0, multiple_of=1)
     return {**_base_settings(recipe), "prune": recipe.prune, "noise": noise}
 
 
