@@ -328,6 +328,20 @@ def test_hand_placed_noise_stays_and_is_narrowed() -> None:
     assert torch.equal(rebuilt(x), final(x))
 
 
+def test_what_noise_does_not_keep_at_zero_stays_until_the_end() -> None:
+    """BatchNorm makes a constant of a zero, and another one when it has learned more; ReLU may hide it today."""
+    torch.manual_seed(0)
+    layers = (nn.Linear(5, 8), LogNormalNoise(8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    x, net = torch.randn(4, 5).double(), nn.Sequential(*layers).double()
+    nn.init.constant_(net[2].bias, -1.0)  # relu(-1) = 0: nothing is seen of the constant
+    drown_half(net, 0)
+    plan = pruning.plan(net, x)
+    assert len(plan.spaces[0].kept) < 8
+    small, _ = pruning.shrink(net, plan, x, optimizer=adam(net))
+    assert small[0].out_features == small[1].num_features == 8
+    assert pruning.shrink(net, plan, x)[0].out_features < 8
+
+
 def test_tied_weights_stay_tied_and_are_stepped_once() -> None:
     layers = [nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 3)]
     layers[4].weight = layers[2].weight

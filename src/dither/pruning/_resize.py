@@ -27,8 +27,9 @@ def resize(net: nn.Module, plan: Plan, example_inputs: Inputs, optimizer: Optimi
     """What `shrink` does when it is given an optimizer.
 
     What the plan drops but no layer can lose keeps its noise: features of hand-placed noise whose channels stay whole,
-    and the last column that a layer reads of a channel that stays. Channels that noise makes constant and not zero stay
-    until the end, for their constants change while the network is trained.
+    and the last column that a layer reads of a channel that stays. Where something between hand-placed noise and a
+    reader does more than scale (BatchNorm, a bias), channels stay until the end: what it makes of zeros changes while
+    the network is trained.
 
     Raises:
         ValueError: If the plan or the optimizer is of another network, or has state that cannot be cut along.
@@ -36,7 +37,7 @@ def resize(net: nn.Module, plan: Plan, example_inputs: Inputs, optimizer: Optimi
     """
     check(net, plan)
     analysis = analyse(ungate(copy.deepcopy(net)), example_inputs)
-    whole = {space.name for space in analysis.spaces if space.constants}
+    whole = {space.name for space in analysis.spaces if space.constants or (space.noise and not space.linear)}
     choices = [replace(c, kept=tuple(range(c.total))) if c.name in whole else c for c in plan.spaces]
     plan = replace(plan, spaces=tuple(choices))
     chosen = choose(plan, analysis)
