@@ -42,7 +42,7 @@ def test_every_network_here_has_a_recipe_for_data_of_its_size(name: str) -> None
         ({"base": {"epochs": 1, "betas": [0.9, 1.0]}}, "betas"),
         ({"base": {"epochs": 1, "decay_from": 1.5}}, "decay_from"),
         ({"base": {"epochs": 1, "label_smoothing": 1.0}}, "label_smoothing"),
-        ({"noise": {"kl_weights": "flops"}}, "kl_weights is 'flops', expected None, 'macs', 'sbpa'"),
+        ({"noise": {"kl_weights": "flops"}}, "kl_weights is 'flops', expected None, 'macs', 'latency', 'sbpa'"),
         ({"noise": {"batchnorm": "thaw"}}, "expected 'freeze' or 'reestimate'"),
         ({"noise": {"gate_lr": -1.0}}, "gate_lr"),
         ({"mixed_precision": "fp8"}, "mixed_precision is 'fp8'"),

@@ -18,18 +18,24 @@ def prune(
     lr: Annotated[Optional[float], typer.Option(help="Learning rate of the weights.")] = None,  # noqa: UP045
     gate_lr: Annotated[Optional[float], typer.Option(help="Learning rate of the gates.")] = None,  # noqa: UP045
     kl_weight: Annotated[Optional[float], typer.Option(help="Factor on the KL; more removes more.")] = None,  # noqa: UP045
-    kl_weights: Annotated[Optional[str], typer.Option(help="Factor per gate: macs, sbpa or none.")] = None,  # noqa: UP045
+    kl_weights: Annotated[Optional[str], typer.Option(help="Factor per gate: macs, latency, sbpa or none.")] = None,  # noqa: UP045
     features: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Noise on single input columns of linear layers: all, none, or names with commas."),
     ] = None,
     skip: Annotated[Optional[str], typer.Option(help="Layers without noise, names with commas.")] = None,  # noqa: UP045
     threshold: Annotated[Optional[float], typer.Option(help="Signal-to-noise ratio above which a unit stays.")] = None,  # noqa: UP045
-    multiple_of: Annotated[Optional[int], typer.Option(min=1, help="Round kept widths up to a multiple.")] = None,  # noqa: UP045
     shrink_every: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(min=0, help="Remove channels every so many epochs of the training under noise; 0: at the end."),
     ] = None,
+    multiple_of: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Round kept widths up to a multiple, or auto: as far up as costs no time here."),
+    ] = None,
+    target_macs: Annotated[Optional[float], typer.Option(help="Train to this fraction of the MACs.")] = None,  # noqa: UP045
+    target_params: Annotated[Optional[float], typer.Option(help="Train to this fraction of the parameters.")] = None,  # noqa: UP045
+    target_latency: Annotated[Optional[float], typer.Option(help="Train to this fraction of the time.")] = None,  # noqa: UP045
     threads: Threads = None,
     checkpoint_steps: CheckpointSteps = None,
 ) -> None:
@@ -50,8 +56,9 @@ def prune(
             "gate_lr": gate_lr,
             "kl_weight": kl_weight,
             "threshold": threshold,
-            "multiple_of": multiple_of,
             "shrink_every": shrink_every,
+            "multiple_of": multiple(multiple_of),
+            "target": target(macs=target_macs, params=target_params, latency=target_latency),
             "skip": names(skip),
             "features": {"all": True, "none": False}.get(features or "", names(features)),
         }
@@ -66,3 +73,20 @@ def prune(
         console = Console()
         run = Run(folder, recipe, console=console, threads=threads, checkpoint_steps=checkpoint_steps)
         print_report(console, run.prune(), folder)
+
+
+def multiple(text: str | None) -> int | str | None:
+    """A number, "auto" or nothing."""
+    if text is None or text == "auto":
+        return text
+    if not text.isdigit():
+        raise ValueError(f"--multiple-of is {text!r}, expected a number >= 1 or auto")
+    return int(text)
+
+
+def target(**given: float | None) -> dict[str, float] | None:
+    """The one target that was given, or none."""
+    found = {name: value for name, value in given.items() if value is not None}
+    if len(found) > 1:
+        raise ValueError(f"give one of {', '.join(f'--target-{name}' for name in found)}")
+    return found or None

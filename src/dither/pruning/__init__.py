@@ -15,9 +15,7 @@ from ._criteria import Criterion as Criterion
 from ._cut import ShrinkError as ShrinkError
 from ._gates import gates as gates
 from ._kl import kl as kl
-from ._kl import mac_weights as mac_weights
 from ._kl import param_groups as param_groups
-from ._kl import sbpa_weights as sbpa_weights
 from ._masked import masked as masked
 from ._noise import LogNormalNoise as LogNormalNoise
 from ._plain import FixedScale as FixedScale
@@ -28,6 +26,11 @@ from ._planning import plan as plan
 from ._resize import overall as overall
 from ._resize import restructure as restructure
 from ._shrink import shrink as shrink
+from ._target import Control as Control
+from ._target import Target as Target
+from ._weights import latency_weights as latency_weights
+from ._weights import mac_weights as mac_weights
+from ._weights import sbpa_weights as sbpa_weights
 
 # what belongs together
 from .labels import Analysis as Analysis

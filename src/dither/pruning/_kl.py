@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
-from .._inputs import Inputs
 from ..distributions import LogUniform
 from ._gates import gates
 from ._noise import posterior
@@ -28,7 +27,7 @@ def kl(net: nn.Module, weights: Mapping[str, float] | None = None) -> Tensor:
     Args:
         net: A network with noise; wrappers such as DistributedDataParallel are looked through.
         weights: Factor for each gate by its name in `gates`; 1 for those that are not named. See `mac_weights`,
-            `sbpa_weights`.
+            `latency_weights`, `sbpa_weights`.
 
     Returns:
         A scalar in nats, differentiable in the parameters of the noise.
@@ -89,44 +88,3 @@ def param_groups(
         {"params": rest, "lr": lr, "weight_decay": weight_decay},
         {"params": noise, "lr": 10 * lr if gate_lr is None else gate_lr, "weight_decay": 0.0},
     ]
-
-
-def sbpa_weights(net: nn.Module) -> dict[str, float]:
-    """KL weights of the paper's SBPa, "for speed": 10, 10, 5, 5, then 1, in the order of the forward pass.
-
-    Source: the authors' CIFAR-10 settings. `mac_weights` measures what these guess.
-
-    Example:
-        >>> from dither.pruning import LogNormalNoise
-        >>> sbpa_weights(nn.Sequential(LogNormalNoise(4), nn.Linear(4, 2)))
-        {'0': 10.0}
-    """
-    return {name: (10.0, 10.0, 5.0, 5.0)[i] if i < 4 else 1.0 for i, name in enumerate(gates(net))}
-
-
-def mac_weights(net: nn.Module, example_inputs: Inputs) -> dict[str, float]:
-    """KL weights proportional to the multiply-accumulates that one channel costs; the cheapest unit has weight 1.
-
-    A channel costs its share of every convolution and linear layer that writes or reads it.
-
-    Args:
-        net: What `attach` returned.
-        example_inputs: As for `attach`.
-
-    Returns:
-        One factor for each gate, by name, for `kl`.
-
-    Raises:
-        ValueError: If the network carries no gates.
-
-    Example:
-        >>> from dither.pruning import attach
-        >>> net = attach(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)), torch.zeros(1, 8))
-        >>> mac_weights(net, torch.zeros(1, 8))
-        {'0': 1.0}
-    """
-    from ._macs import macs_per_unit
-
-    costs = macs_per_unit(net, example_inputs)
-    cheapest = min(costs.values())
-    return {name: cost / cheapest for name, cost in costs.items()}

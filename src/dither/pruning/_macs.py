@@ -1,55 +1,57 @@
-"""What one channel costs, in multiply-accumulates."""
+"""Which tensor of a network the multiply-accumulates are spent on."""
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Mapping
+from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from .._inputs import Inputs, call, evaluating, tensors
-from ._gates import find_bank, gates, ungate
-from .labels import analyse
 
 
-def macs_per_unit(net: nn.Module, example_inputs: Inputs) -> dict[str, float]:
-    """Multiply-accumulates for one example, of one unit of each gate: what its writers and readers spend on it."""
-    layers = gates(net)
-    if not layers:
-        raise ValueError("the network carries no noise; call pruning.attach(model, example_inputs) first.")
-    plain = ungate(copy.deepcopy(net))
-    analysis = analyse(plain, example_inputs)
-    spent = module_macs(plain, example_inputs)
-    shapes = {name: tensor.shape for name, tensor in plain.named_parameters()}
-    bank = find_bank(net)
-    costs: dict[str, float] = {}
-    for space in analysis.spaces:
-        cost = 0.0
-        for name, dim in (*space.writers, *space.readers):
-            mine = int((space.slots[name, dim] >= 0).sum())
-            cost += spent.get(name.rpartition(".")[0], 0.0) * mine / shapes[name][dim]
-        for gate in [space.name] if not space.noise else space.noise:
-            if gate in layers:
-                costs[gate] = costs.get(gate, 0.0) + cost / max(space.size, 1)
-    for name in bank.layers if bank else ():
-        if name.endswith("[in]"):
-            layer = name.removesuffix("[in]")
-            costs[name] = spent[layer] / shapes[f"{layer}.weight"][1]
-    return {name: max(costs.get(name, 0.0), 1.0) for name in layers}
+class MacsByTensor(TorchDispatchMode):
+    """Multiply-accumulates of a run, by the tensor of the network that they read.
+
+    A view of a parameter shares its storage, so a transposed weight or a third of the weight of an attention layer
+    counts for the parameter. What multiplies activations with activations is in ``total`` only.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Linear(8, 4)
+        >>> with torch.no_grad(), MacsByTensor(dict(net.named_parameters())) as run:
+        ...     _ = net(torch.zeros(2, 8))
+        >>> run.total, run.spent["weight"]
+        (64.0, 64.0)
+    """
+
+    def __init__(self, named: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.names = {tensor.untyped_storage().data_ptr(): name for name, tensor in named.items() if tensor.numel()}
+        self.spent: dict[str, float] = {}
+        self.total = 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        operator = func._overloadpacket
+        if operator in flop_registry:
+            count = flop_registry[operator](*args, **(kwargs or {}), out_val=out) / 2
+            self.total += count
+            operands = [a for a in args if isinstance(a, Tensor) and a.ndim > 1]  # a bias is added, not multiplied
+            read = {self.names.get(a.untyped_storage().data_ptr()) for a in operands} - {None}
+            for name in read:
+                self.spent[str(name)] = self.spent.get(str(name), 0.0) + count / len(read)
+        return out
 
 
-def module_macs(net: nn.Module, example_inputs: Inputs) -> dict[str, float]:
-    """Multiply-accumulates of each module for one example, by qualified name; only contractions count."""
-    counter = FlopCounterMode(display=False)
-    with evaluating(net), counter:
+def macs_of_tensors(net: nn.Module, example_inputs: Inputs) -> tuple[dict[str, float], float]:
+    """Multiply-accumulates of one example: of each tensor, and of what reads none."""
+    named = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    # The counter is entered last, so it takes composite operators apart before they are seen here.
+    with evaluating(net), MacsByTensor(named) as run, FlopCounterMode(display=False):
         call(net, example_inputs)
-    batch = _batch(example_inputs)
-    prefix = f"{type(net).__name__}."
-    totals = {name.removeprefix(prefix): sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
-    return {name: flops / 2 / batch for name, flops in totals.items()}
-
-
-def _batch(example_inputs: Inputs) -> int:
-    first: Tensor = next((t for t in tensors(example_inputs) if t.ndim), torch.zeros(1))
-    return max(first.shape[0], 1)
+    batch = max(next((t.shape[0] for t in tensors(example_inputs) if t.ndim), 1), 1)
+    fixed = run.total - sum(run.spent.values())
+    return {name: macs / batch for name, macs in run.spent.items()}, fixed / batch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -40,7 +40,7 @@ class Plan:
         columns: Input columns of single layers (``features=`` of `attach`).
         sites: Hand-placed noise: the features that it lets through, by module name.
         criterion: What decided, as it was written: ``"SNR(threshold=1.0)"``.
-        multiple_of: What the number of channels that stay was rounded up to.
+        multiple_of: What the number of channels that stay was rounded up to a multiple of; "auto" if by measured time.
         network: Fingerprint of the network that the plan is for.
         note: What the reader should know; empty if nothing.
     """
@@ -49,7 +49,7 @@ class Plan:
     columns: tuple[Choice, ...]
     sites: Mapping[str, tuple[int, ...]]
     criterion: str
-    multiple_of: int
+    multiple_of: int | Literal["auto"]
     network: str
     note: str = ""
 
@@ -98,7 +98,8 @@ class Plan:
             quantiles = "  ".join(f"{q:5.3g}" for q in c.snr) if c.snr else "-"
             kept = f"{len(c.kept)}/{c.total}"
             lines.append(f"{c.name:<{width}}  {kept:>11}   {quantiles}" + (f"   whole: {c.reason}" if c.reason else ""))
-        lines.append(f"kept by {self.criterion}, rounded up to multiples of {self.multiple_of}")
+        rounding = "where that costs no time" if self.multiple_of == "auto" else f"to multiples of {self.multiple_of}"
+        lines.append(f"kept by {self.criterion}, rounded up {rounding}")
         return "\n".join(lines + ([self.note] if self.note else []))
 
 

@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from ._noise import LogNormalNoise, posterior
 from ._plain import replace_module
 from ._plan import Choice, Plan, fingerprint
 from ._trial import fixed_by_code
+from ._widths import free_widths
 from .labels import Analysis, Space, analyse
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -29,19 +31,20 @@ def plan(
     *,
     criterion: Criterion | None = None,
     threshold: float | None = None,
-    multiple_of: int = 1,
+    multiple_of: int | Literal["auto"] = 1,
 ) -> Plan:
     """Decide which channels of a network with noise stay: those to which the criterion gives a positive score.
 
     Nothing is changed. A layer is never emptied: its best channel stays. With ``multiple_of`` the next-best channels
-    stay until their number is a multiple.
+    stay until their number is a multiple; with "auto", where a measurement on this machine says that they cost no time.
 
     Args:
         net: What `attach` returned, trained, or a network with hand-placed `LogNormalNoise`.
-        example_inputs: As for `attach`.
+        example_inputs: As for `attach`. With "auto", time is measured on these, at their batch size.
         criterion: What makes a unit stay. If None, the paper's: a signal-to-noise ratio above 1, ``SNR(1.0)``.
         threshold: Short for ``criterion=SNR(threshold)``.
-        multiple_of: Round the kept channels of each space up to a multiple that the hardware likes.
+        multiple_of: Round the kept channels of each space up to a multiple that the hardware likes. "auto" measures
+            the layers of each space at several widths and keeps as many channels as take no longer.
 
     Returns:
         The decision; print it.
@@ -59,8 +62,8 @@ def plan(
         >>> plan(net, torch.zeros(1, 8)).widths
         {'0': (4, 16), '2': (4, 4)}
     """
-    if multiple_of < 1:
-        raise ValueError(f"multiple_of is {multiple_of}; give multiple_of >= 1.")
+    if multiple_of != "auto" and (isinstance(multiple_of, str) or multiple_of < 1):
+        raise ValueError(f'multiple_of is {multiple_of!r}; give multiple_of >= 1 or "auto".')
     if criterion is not None and threshold is not None:
         raise ValueError(f"got criterion={criterion} and threshold={threshold}; give one of them.")
     criterion = criterion or SNR(1.0 if threshold is None else threshold)
@@ -73,7 +76,12 @@ def plan(
     whole = bank.whole if bank else _fixed(net, analysis, example_inputs)
     mine = [s for s in analysis.spaces if s.reason is None and s.name not in whole and not _other(s, scores)]
     best = {s.name: score for s in mine if (score := _best(s, scores)) is not None}
-    widths = {name: _round_up(_wanted(score), multiple_of, len(score)) for name, score in best.items()}
+    if multiple_of == "auto":
+        found = {space.name: space for space in mine}
+        wanted = {name: (found[name], _rank(score), _wanted(score)) for name, score in best.items()}
+        widths = free_widths(net, example_inputs, wanted)
+    else:
+        widths = {name: _round_up(_wanted(score), multiple_of, len(score)) for name, score in best.items()}
     spaces: list[Choice] = []
     sites = {name: scores[name] > 0 for name in layers if not bank or name not in bank.layers}
     for space in analysis.spaces:
@@ -160,10 +168,15 @@ def _other(space: Space, values: Mapping[str, Tensor]) -> bool:
     return not space.noise and space.name in values and len(values[space.name]) != space.size
 
 
+def _rank(score: Tensor) -> Tensor:
+    """The channels, best first."""
+    return score.argsort(descending=True, stable=True)
+
+
 def _first(score: Tensor, count: int) -> Tensor:
     """The best ``count`` channels, as a mask."""
     keep = torch.zeros(len(score), dtype=torch.bool)
-    keep[score.argsort(descending=True, stable=True)[:count]] = True
+    keep[_rank(score)[:count]] = True
     return keep
 
 

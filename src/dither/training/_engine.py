@@ -16,7 +16,7 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..pruning import restructure
+from ..pruning import Control, restructure
 from ._batches import Batches
 from ._checkpoints import Checkpoints, write_text
 from ._data import Images
@@ -39,10 +39,12 @@ class Penalty:
     Attributes:
         value: from the network to a scalar in nats per image.
         warmup: epochs over which its factor grows linearly from 0 to 1.
+        control: what steers the value, if anything does. Its state is saved and restored with the training.
     """
 
     value: Callable[[nn.Module], Tensor]
     warmup: float = 0.0
+    control: Control | None = None
 
     def factor(self, step: int, steps_per_epoch: int) -> float:
         """Factor at a step: a function of the step, so there is nothing to restore.
@@ -195,6 +197,8 @@ class _Stretch:
         if position is not None:
             self.step, self.history = position["step"], position["history"]
             self.sums = torch.tensor(position["sums"], dtype=torch.float64, device=self.accelerator.device)
+            if (control := self._control()) is not None:
+                control.load_state_dict(position["control"])
             self._write_history()
             self.engine.progress.history(self.name, self.history)
 
@@ -274,6 +278,8 @@ class _Stretch:
         row: dict[str, Any] = {"stretch": self.name, "epoch": epoch, "step": self.step, "loss": means[0]}
         if self.penalty is not None:
             row["kl"] = means[1]
+        if (control := self._control()) is not None:
+            row |= {"cost": control.share, "kl_weight": control.weight}
         row |= {"monitor": self.monitor.name, **asdict(result), "kept": self._counts()}
         self.history.append(row)
         self._write_history()
@@ -294,10 +300,15 @@ class _Stretch:
     def _counts(self) -> dict[str, int]:
         return dict(self.counts(self.net)) if self.counts else {}
 
+    def _control(self) -> Control | None:
+        return self.penalty.control if self.penalty is not None else None
+
     def _save(self) -> None:
         position: dict[str, Any] = {"step": self.step, "sums": self.sums.tolist(), "history": self.history}
         if self.shrinking:
             position["cut"] = getattr(self.net, "dither_shrunk", None)
+        if (control := self._control()) is not None:
+            position["control"] = control.state_dict()
         self.checkpoints.save(self.step, position)
 
 

@@ -89,6 +89,8 @@ class Progress:
         parts = [f"epoch {row['epoch']}/{self._steps // self._per_epoch}", f"loss {row['loss']:.4f}"]
         if "kl" in row:
             parts.append(f"KL {row['kl']:.4f}")
+        if "cost" in row:
+            parts.append(f"cost {row['cost']:.3f}")
         if row.get("kept"):
             parts.append("kept " + "-".join(str(count) for count in row["kept"].values()))
         if "error_pct" in row:

@@ -68,14 +68,18 @@ class Noise:
     Attributes:
         gate_lr: Adam's rate for gates, absolute. None is ten times the rate of the weights.
         kl_weight: factor on the whole KL. 1 is the evidence lower bound.
-        kl_weights: factor per gate on top: None (1 everywhere), "macs" (proportional to what a channel
-            costs), "sbpa" (the paper's 10, 10, 5, 5, 1, ...), or a mapping from gate names to factors.
+        kl_weights: factor per gate on top: None (1 everywhere), "macs" (proportional to what a channel costs),
+            "latency" (to the time that it takes on this machine), "sbpa" (the paper's 10, 10, 5, 5, 1, ...), or a
+            mapping from gate names to factors.
         kl_warmup: the KL's factor grows linearly from 0 over this many epochs.
         features: gates on the single input columns of linear layers: True, or names of such layers.
         skip: names of layers that get no gate.
         init_log_scale: log σ of every gate at the start. None keeps the layer's own default.
         threshold: SNR above which a unit stays.
-        multiple_of: kept widths are rounded up to a multiple of this.
+        multiple_of: kept widths are rounded up to a multiple of this. "auto": as far up as a measurement on this
+            machine says that it costs no time.
+        target: what the shrunk network may cost, as a fraction of the original: {"macs": 0.3}, or "params", or
+            "latency". The whole KL is then steered: ``kl_weight`` and ``kl_weights`` are not read.
         shrink_every: epochs between removals while the network trains, which makes the rest of the training faster;
             0 removes at the end only. A unit that was removed cannot come back.
         batchnorm: "freeze" (running statistics are used and kept while noise is drawn) or
@@ -84,13 +88,14 @@ class Noise:
 
     gate_lr: float | None = None
     kl_weight: float = 1.0
-    kl_weights: dict[str, float] | Literal["macs", "sbpa"] | None = None
+    kl_weights: dict[str, float] | Literal["macs", "latency", "sbpa"] | None = None
     kl_warmup: float = 0.0
     features: bool | tuple[str, ...] = False
     skip: tuple[str, ...] = ()
     init_log_scale: float | None = None
     threshold: float = 1.0
-    multiple_of: int = 1
+    multiple_of: int | Literal["auto"] = 1
+    target: dict[str, float] | None = None
     shrink_every: int = 0
     batchnorm: Literal["freeze", "reestimate"] = "freeze"
 
@@ -99,11 +104,19 @@ class Noise:
         _require(self.kl_weight >= 0, "kl_weight", self.kl_weight, "a number >= 0")
         _require(self.kl_warmup >= 0, "kl_warmup", self.kl_warmup, "a number of epochs >= 0")
         _require(self.threshold >= 0, "threshold", self.threshold, "a number >= 0")
-        _require(self.multiple_of >= 1, "multiple_of", self.multiple_of, "a number >= 1")
+        multiple = self.multiple_of
+        rounds = multiple == "auto" or (type(multiple) is int and multiple >= 1)
+        _require(rounds, "multiple_of", multiple, "a number >= 1 or 'auto'")
+        target = self.target
+        _require(target is None or _is_target(target), "target", target, "like {'macs': 0.3}, or params or latency")
+        _require(self.target is None or multiple == 1, "multiple_of", multiple, "1, because a target is set")
         _require(self.shrink_every >= 0, "shrink_every", self.shrink_every, "a number of epochs >= 0")
+        steered = target is not None and self.shrink_every
+        _require(not steered, "shrink_every", self.shrink_every, "0, because a target is set")
         _require(self.batchnorm in ("freeze", "reestimate"), "batchnorm", self.batchnorm, "'freeze' or 'reestimate'")
-        known = self.kl_weights is None or isinstance(self.kl_weights, dict) or self.kl_weights in ("macs", "sbpa")
-        _require(known, "kl_weights", self.kl_weights, "None, 'macs', 'sbpa' or {gate: factor}")
+        names = ("macs", "latency", "sbpa")
+        known = self.kl_weights is None or isinstance(self.kl_weights, dict) or self.kl_weights in names
+        _require(known, "kl_weights", self.kl_weights, "None, 'macs', 'latency', 'sbpa' or {gate: factor}")
 
 
 @dataclass(frozen=True)
@@ -181,6 +194,10 @@ def _are_classes(values: object) -> bool:
     if not isinstance(values, tuple) or not all(type(value) is int and value >= 0 for value in values):
         return False
     return len(set(values)) == len(values) >= 2
+
+
+def _is_target(values: dict[str, float]) -> bool:
+    return len(values) == 1 and values.keys() <= {"macs", "params", "latency"} and 0 < next(iter(values.values())) < 1
 
 
 def _require(true: bool, name: str, got: object, expected: str) -> None:

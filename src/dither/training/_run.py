@@ -22,13 +22,15 @@ from ..pruning import Plan
 from ._batchnorm import reestimate, train_frozen
 from ._checkpoints import write_text
 from ._data import Images, load_images
-from ._engine import Engine, Penalty
+from ._engine import Engine
 from ._models import make_model
+from ._objective import make_penalty
 from ._progress import Progress
 from ._recipe import Recipe
 from ._report import Report, make_report
 from ._shrinking import Shrinking
 
+_TIMED = 64  # images in a batch whose time is measured, where a time decides
 _MONITOR = 10_000  # training images on which epochs are measured where nothing is held out
 
 _NUMERICS = ("seed", "mixed_precision", "gradient_accumulation_steps", "channels_last")
@@ -152,12 +154,9 @@ class Run:
         recipe, noise, images = self.recipe, self.recipe.noise, self.images("train")
         base, example = self.base(), self.example()
         net = pruning.attach(base, example, skip=noise.skip, features=noise.features)
-        layers = pruning.gates(net)
         if noise.init_log_scale is not None:
-            for layer in layers.values():
+            for layer in pruning.gates(net).values():
                 layer.log_scale.data.fill_(noise.init_log_scale)
-        weights = _kl_weights(net, example, noise.kl_weights, set(layers))
-        scale = noise.kl_weight / len(images)
 
         def groups(gated: nn.Module) -> list[dict[str, Any]]:
             return pruning.param_groups(
@@ -169,6 +168,7 @@ class Run:
 
         if not recipe.prune.epochs:
             return net.eval()
+        steps = recipe.prune.epochs * (len(images) // recipe.prune.batch_size)
         return self._engine.fit(
             net,
             images,
@@ -176,7 +176,7 @@ class Run:
             recipe.prune,
             "prune",
             groups=groups,
-            penalty=Penalty(lambda gated: pruning.kl(gated, weights) * scale, noise.kl_warmup),
+            penalty=make_penalty(net, noise, self.example(_TIMED), len(images), steps),
             train_mode=train_frozen if noise.batchnorm == "freeze" else nn.Module.train,
             counts=kept,
             shrinking=Shrinking(noise.shrink_every, self._plan, example) if noise.shrink_every else None,
@@ -184,7 +184,9 @@ class Run:
 
     def _plan(self, gated: nn.Module) -> Plan:
         noise = self.recipe.noise
-        return pruning.plan(gated, self.example(), threshold=noise.threshold, multiple_of=noise.multiple_of)
+        if noise.target is not None:
+            return pruning.Target(**noise.target).plan(gated, self.example(_TIMED), threshold=noise.threshold)
+        return pruning.plan(gated, self.example(_TIMED), threshold=noise.threshold, multiple_of=noise.multiple_of)
 
     def prune(self) -> Report:
         """All steps up to the report; what is complete already is not done again.
@@ -216,9 +218,9 @@ class Run:
         self.accelerator.wait_for_everyone()
         return report
 
-    def example(self) -> Tensor:
-        """Two training images as the network reads them."""
-        return self._split("train").float_batch(slice(0, 2)).to(self.accelerator.device)
+    def example(self, images: int = 2) -> Tensor:
+        """The first training images as the network reads them."""
+        return self._split("train").float_batch(slice(0, images)).to(self.accelerator.device)
 
     def _finished(self, shrunk: nn.Module) -> nn.Module:
         """The shrunk network after BatchNorm was measured again and what is left was fine-tuned."""
@@ -287,17 +289,3 @@ def _finetune_settings(recipe: Recipe) -> dict[str, Any]:
 
 # What a stretch of training depends on. A run folder that was begun with other values of these cannot go on.
 _STRETCHES = {"base": _base_settings, "prune": _prune_settings, "finetune": _finetune_settings}
-
-
-def _kl_weights(
-    net: nn.Module, example: Tensor, weights: Mapping[str, float] | str | None, names: set[str]
-) -> dict[str, float] | None:
-    if weights == "macs":
-        return pruning.mac_weights(net, example)
-    if weights == "sbpa":
-        return pruning.sbpa_weights(net)
-    if weights is None or isinstance(weights, str):
-        return None
-    if unknown := sorted(set(weights) - names):
-        raise ValueError(f"recipe: kl_weights names the gate {unknown[0]!r}; the gates are {', '.join(sorted(names))}")
-    return dict(weights)
