@@ -284,3 +284,55 @@ def test_a_known_name_on_other_code_costs_its_channels_only(monkeypatch: pytest.
     model[2].num_heads = 6  # not what its code means by it
     net = pruning.attach(model, x)
     assert list(pruning.gates(net)) == ["2.c_proj"]
+
+
+class Attention(nn.Module):
+    """Written by hand; its number of heads is in a view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.proj, self.num_heads, self.attn_dim = nn.Linear(E, 3 * E), nn.Linear(E, E), H, E
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).view(*x.shape[:2], 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(*x.shape[:2], self.attn_dim))
+
+
+def test_heads_of_any_attention_are_counted_again() -> None:
+    model = nn.Sequential(nn.Linear(5, E), nn.LayerNorm(E), Attention(), nn.Linear(E, 3))
+    small = shrunk(model, torch.randn(4, 6, 5))[1]
+    assert small[2].num_heads < H
+    assert small[2].qkv.out_features == 3 * small[2].attn_dim == 9 * small[2].num_heads
+
+
+def test_a_number_of_heads_that_means_something_else_stays() -> None:
+    class Heads(nn.Sequential):
+        num_heads = 2
+
+    model = Heads(nn.Linear(5, E), nn.ReLU(), nn.Linear(E, 4))
+    model.num_heads = 2  # in the instance, where it could be set
+    assert shrunk(model, torch.randn(4, 5))[1].num_heads in (1, 2)
+    assert pruning.gates(pruning.attach(model, torch.randn(4, 5).double()))["0"].num_features == E
+
+
+@pytest.mark.parametrize("options", [{"bidirectional": True}, {"num_layers": 2}], ids=str)
+def test_recurrent_layers_of_one_width(options: dict[str, Any]) -> None:
+    """Directions and layers lose other units, and one layer of torch has one hidden_size for all."""
+    width = 8 * (1 + options.get("bidirectional", False))
+    layer = nn.LSTM(6, 8, batch_first=True, **options)
+    model = Net(lambda m, x: m.o(m.r(m.e(x))[0]), e=nn.Linear(5, 6), r=layer, o=nn.Linear(width, 3))
+    net = pruning.attach(model, torch.randn(2, 7, 5))
+    assert list(pruning.gates(net)) == ["e"]
+    shrunk(model, torch.randn(2, 7, 5))
+
+
+def test_parameters_keep_their_order() -> None:
+    """Optimizers address parameters by position."""
+    order = ("w", "b", "scale", "v")
+    shapes = ((8, 5), (8,), (8,), (3, 8))
+    model = Net(
+        lambda m, x: F.linear(F.relu(F.linear(x, m.w, m.b)) * m.scale, m.v),
+        **{n: nn.Parameter(torch.randn(s)) for n, s in zip(order, shapes, strict=True)},
+    )
+    _, small = shrunk(model, torch.randn(4, 5))
+    assert tuple(dict(small.named_parameters())) == order

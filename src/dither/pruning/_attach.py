@@ -116,12 +116,13 @@ def _gate(net: nn.Module, spaces: list[Space], columns: list[str], whole: dict[s
 
     placed: set[str] = set()
     held_by = holders(net)
+    order = {m: [*m._parameters, *m._buffers] for m in net.modules()}  # pyright: ignore[reportPrivateUsage]
     for (name, dim), parts in factors.items():
         index = _merge(list(parts.values()), last).to(tensors[name].device)
         owned = {gate: layers[gate] for gate in parts if gate not in placed}
         placed |= owned.keys()
         for owner, attribute in held_by[id(tensors[name])]:
-            weight = GatedWeight(bank, index, dim, tensors[name].ndim, owned)
+            weight = GatedWeight(bank, index, dim, tensors[name].ndim, owned, order[owner])
             parametrize.register_parametrization(owner, attribute, weight, unsafe=True)
             owner.get_submodule("parametrizations").train(owner.training)
             owned = {}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -65,6 +66,28 @@ def twin(
         memo[id(old)] = old if new is old else nn.Parameter(new.detach(), requires_grad=old.requires_grad)
     memo |= {id(tensor): buffer(tensor) for tensor in net.buffers()}
     return copy.deepcopy(net, memo)
+
+
+@contextmanager
+def restored(net: nn.Module) -> Generator[None]:
+    """Whatever happens to ``net`` inside, its modules are as before at the end; quicker than a copy.
+
+    Attributes come back, and the values of buffers; parameters may be replaced, not changed.
+    """
+    before = [
+        (m, type(m), {k: v.copy() if type(v) in (list, dict) else v for k, v in vars(m).items()}) for m in net.modules()
+    ]
+    values = [(buffer, buffer.clone()) for buffer in net.buffers()]
+    try:
+        yield
+    finally:
+        for module, kind, attributes in before:
+            object.__setattr__(module, "__class__", kind)
+            vars(module).clear()
+            vars(module).update(attributes)
+        with torch.no_grad():
+            for buffer, value in values:
+                buffer.copy_(value)
 
 
 def silence(net: nn.Module, spaces: Sequence[tuple[Space, Tensor]]) -> None:

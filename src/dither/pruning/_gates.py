@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -108,12 +109,22 @@ class GatedWeight(nn.Module):
         index: For each input column, positions in θ (one row for each factor); the last position of θ is 1.
         dim: The input dimension of the weight.
         owned: The gates that are registered here; every gate is registered at its first reader.
+        order: The names of the module's own tensors as they were.
     """
 
     index: Tensor
 
-    def __init__(self, bank: Bank, index: Tensor, dim: int, ndim: int, owned: dict[str, LogNormalNoise]) -> None:
+    def __init__(
+        self,
+        bank: Bank,
+        index: Tensor,
+        dim: int,
+        ndim: int,
+        owned: dict[str, LogNormalNoise],
+        order: Sequence[str] = (),
+    ) -> None:
         super().__init__()
+        self.order = list(order)
         self.bank = bank
         self.shape = [-1 if d == dim else 1 for d in range(ndim)]
         self.register_buffer("index", index, persistent=False)
@@ -206,6 +217,7 @@ def restore(module: nn.Module, name: str, tensor: Tensor) -> None:
     shares with the module it was copied from, and so breaks the original.
     """
     chains: Any = module.parametrizations
+    order: list[str] = next((p.order for p in chains[name] if isinstance(p, GatedWeight)), [])
     del chains[name]
     gated, plain = type(module), type(module).__mro__[1]
     if len(chains):  # the property of this tensor must go, those of the others stay
@@ -214,7 +226,7 @@ def restore(module: nn.Module, name: str, tensor: Tensor) -> None:
         del module.parametrizations
     object.__setattr__(module, "__class__", plain)
     held = vars(module)["_parameters" if isinstance(tensor, nn.Parameter) else "_buffers"]
-    others = dict(held)
+    others = {name: tensor, **held}
     held.clear()
-    held[name] = tensor
+    held.update({n: others.pop(n) for n in order if n in others})  # optimizers address parameters by position
     held.update(others)

@@ -1,13 +1,13 @@
 """The numbers of known classes that follow their tensors: ``groups``, ``num_heads``, ``split_size`` and the like.
 
-A module may keep the size of a tensor as a Python number. Those of torch's own layers and of the attention classes
-listed here are computed from the slices that stay. Whatever else a model keeps is found by the trial (`_trial.py`). It
-also tries what is listed here: an entry that does not fit a class of another version costs those channels, no more.
+A module may keep the size of a tensor as a Python number. Those of torch's own layers, and the number of heads of any
+attention, are computed from the slices that stay. Whatever else a model keeps is found by the trial (`_trial.py`). It
+also tries what is done here: a number that its class means otherwise costs those channels, no more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -94,8 +94,11 @@ def _noise(m: Any, s: Slices) -> None:
 
 
 def _recurrent(m: Any, s: Slices) -> None:
-    m.input_size = s.shape(m.weight_ih_l0)[1]
-    m.hidden_size = s.shape(m.weight_ih_l0)[0] // (len(m.weight_ih_l0) // m.hidden_size)
+    gates = len(m.weight_ih_l0) // m.hidden_size
+    rows = {s.shape(getattr(m, name))[0] for name in m._flat_weights_names if name.startswith("weight_ih")}
+    if len(rows) > 1:
+        raise ShrinkError(f"one {type(m).__name__} has one hidden_size for all its layers and directions")
+    m.input_size, m.hidden_size = s.shape(m.weight_ih_l0)[1], rows.pop() // gates
     if m.proj_size:
         m.proj_size = s.shape(m.weight_hr_l0)[0]
 
@@ -146,63 +149,45 @@ LAYERS: list[tuple[type[nn.Module], Callable[[Any, Slices], None]]] = [
 ]
 
 
-# --- attention of other libraries, by name: nothing of them is imported ----------------------------------------------
-@dataclass(frozen=True)
-class Heads:
-    """How a class keeps the sizes of its attention heads.
+# --- attention of any library ----------------------------------------------------------------------------------------
+HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "nheads", "heads")
+INNER = ("all_head_size", "attn_dim", "split_size", "inner_dim", "key_attn_dim", "val_attn_dim")
+PACKED = (1, 2, 3)  # projections in one tensor: queries, keys and values
 
-    Attributes:
-        tensor: The tensor that projects to the heads, and the dimension of it that holds them.
-        dim: That dimension.
-        packed: How many projections it holds behind one another (3: queries, keys and values).
-        heads: The attributes that count heads.
-        inner: The attributes that count the channels of all heads of one projection.
+
+def _heads(m: nn.Module, s: Slices) -> None:
+    """Where the first projection in a module that counts its heads loses whole heads, they are counted again.
+
+    Nothing is known of the class: whether its code means this by the number is found by the trial.
     """
-
-    tensor: str
-    heads: tuple[str, ...]
-    inner: tuple[str, ...] = ()
-    dim: int = 0
-    packed: int = 1
-
-    def adapt(self, m: nn.Module, s: Slices) -> None:
-        """Set the numbers of ``m`` to what stays."""
-        tensor = m.get_parameter(self.tensor)
-        count, what = int(getattr(m, self.heads[0])), f"the heads of a {type(m).__name__}"
-        parts = s.parts(tensor, self.dim, self.packed * count, what)
-        left = [parts[parts // count == i] % count for i in range(self.packed)]
-        if any(not torch.equal(part, left[0]) for part in left):
-            raise ShrinkError(f"{what} would not be the same for queries, keys and values")
-        for name in self.heads:
-            setattr(m, name, len(left[0]))
-        for name in self.inner:
-            setattr(m, name, s.shape(tensor)[self.dim] // self.packed)
+    own = [name for name in HEADS if isinstance(vars(m).get(name), int) and vars(m)[name] > 1]
+    if not own or any(name in vars(inner) for inner in m.modules() if inner is not m for name in HEADS):
+        return
+    index, total = next(_rows(m, s), (torch.arange(0), 0))
+    for packed in PACKED if len(index) < total else ():
+        parts = int(vars(m)[own[0]]) * packed
+        if total % parts == 0:
+            part, sizes = torch.unique(index // (total // parts), return_counts=True)
+            if len(part) % packed == 0 and bool((sizes == total // parts).all()):
+                for name in [*own, *(n for n in INNER if isinstance(vars(m).get(n), int))]:
+                    setattr(m, name, vars(m)[name] * len(index) // total)
+                return
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Attributes that hold the sizes of the dimensions of one tensor.
-
-    Attributes:
-        tensor: The tensor.
-        names: The attribute for each dimension.
-    """
-
-    tensor: str
-    names: tuple[str, ...]
-
-    def adapt(self, m: nn.Module, s: Slices) -> None:
-        """Set the numbers of ``m`` to what stays."""
-        for name, size in zip(self.names, s.shape(m.get_parameter(self.tensor)), strict=True):
-            setattr(m, name, size)
+def _rows(m: nn.Module, s: Slices) -> Iterator[tuple[Tensor, int]]:
+    """What stays of the outputs of each layer in a module, and how many there were."""
+    for layer in m.modules():
+        weight = layer._parameters.get("weight")  # pyright: ignore[reportPrivateUsage]
+        if weight is not None and weight.ndim > 1:
+            dim = int(hasattr(layer, "nf"))  # Conv1D of transformers stores inputs first
+            yield s.index(weight, dim), weight.shape[dim]
 
 
-NAMED: dict[str, Heads | Sizes] = {
-    "transformers.Conv1D": Sizes("weight", ("nx", "nf")),
-    "transformers.BertSelfAttention": Heads("query.weight", ("num_attention_heads",), ("all_head_size",)),
-    "transformers.GPT2Attention": Heads("c_attn.weight", ("num_heads",), ("split_size",), dim=1, packed=3),
-    "timm.Attention": Heads("qkv.weight", ("num_heads",), ("attn_dim",), packed=3),
-}
+def _conv1d(m: Any, s: Slices) -> None:
+    m.nx, m.nf = s.shape(m.weight)
+
+
+NAMED: dict[str, Callable[[Any, Slices], None]] = {"transformers.Conv1D": _conv1d}
 
 
 def adapt(net: nn.Module, slices: Slices) -> None:
@@ -221,20 +206,27 @@ def adapt(net: nn.Module, slices: Slices) -> None:
             for kind, tell in LAYERS:
                 if isinstance(module, kind):
                     tell(module, slices)
-        if (entry := _entry(module)) is not None and module.get_parameter(entry.tensor) in slices:
-            entry.adapt(module, slices)
+            if (named := NAMED.get(_qualified(module))) is not None:
+                named(module, slices)
+        if not isinstance(module, nn.MultiheadAttention):
+            _heads(module, slices)
     for module in net.modules():
         if isinstance(module, nn.TransformerEncoder) and any(isinstance(m, FewerHeads) for m in module.modules()):
             module.use_nested_tensor = False  # only its fused kernels take nested tensors, and they want all heads
 
 
-# --- norms without tensors: their sizes are seen at run time, and travel with the record ------------------------------
+def _qualified(module: nn.Module) -> str:
+    return f"{type(module).__module__.partition('.')[0]}.{type(module).__name__}"
+
+
+# --- layers without tensors: their sizes are seen at run time, and travel with the record -----------------------------
+FOLLOWERS = ("timm.BlurPool2d",)
 NORMS = (nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)  # pyright: ignore[reportPrivateUsage]
 
 
 @contextmanager
 def following(net: nn.Module) -> Generator[None]:
-    """Let norms that have a size but no tensor take the size of what they are given, in place, while ``net`` runs."""
+    """Let layers that have a size but no tensor take the size of what they are given, in place, while ``net`` runs."""
     handles = [m.register_forward_pre_hook(_follow) for m in net.modules() if _is_bare(m)]
     try:
         yield
@@ -244,7 +236,7 @@ def following(net: nn.Module) -> Generator[None]:
 
 
 Numbers = dict[str, dict[str, int]]
-"""The sizes of norms that have no tensor, by module name, as JSON-able values."""
+"""The sizes of layers that have no tensor, by module name, as JSON-able values."""
 
 
 def tell(net: nn.Module, sizes: Mapping[str, Mapping[str, int]]) -> None:
@@ -254,14 +246,16 @@ def tell(net: nn.Module, sizes: Mapping[str, Mapping[str, int]]) -> None:
 
 
 def numbers(net: nn.Module) -> Numbers:
-    """The sizes of norms that have no tensor, as they are now."""
-    names = ("num_features", "num_channels", "num_groups")
+    """The sizes of layers that have no tensor, as they are now."""
+    names = ("num_features", "num_channels", "num_groups", "channels")
     return {
         name: {n: int(getattr(m, n)) for n in names if hasattr(m, n)} for name, m in net.named_modules() if _is_bare(m)
     }
 
 
 def _is_bare(module: nn.Module) -> bool:
+    if _qualified(module) in FOLLOWERS:
+        return isinstance(vars(module).get("channels"), int)
     return isinstance(module, NORMS) and not any(True for _ in (*module.parameters(), *module.buffers()))
 
 
@@ -270,13 +264,7 @@ def _follow(module: nn.Module, args: tuple[Any, ...]) -> None:
     if isinstance(module, nn.GroupNorm):
         channels = args[0].shape[1]
         m.num_groups, m.num_channels = max(m.num_groups * channels // m.num_channels, 1), channels
+    elif not isinstance(module, NORMS):
+        m.channels = args[0].shape[1]
     else:
         m.num_features = args[0].shape[args[0].dim() - m._get_no_batch_dim()]
-
-
-def _entry(module: nn.Module) -> Heads | Sizes | None:
-    for kind in type(module).__mro__:
-        entry = NAMED.get(f"{kind.__module__.partition('.')[0]}.{kind.__name__}")
-        if entry is not None:
-            return entry
-    return None
