@@ -56,7 +56,13 @@ def times(spread: Spread) -> str:
     return f"{spread.median:.3f} ({spread.lower:.3f} to {spread.upper:.3f})"
 
 
-def finish(name: str, chosen: argparse.Namespace, records: list[dict[str, Any]], table: list[list[str]]) -> None:
+def finish(
+    name: str,
+    chosen: argparse.Namespace,
+    records: list[dict[str, Any]],
+    table: list[list[str]],
+    runs: str = "rounds in turns; median (quartiles)",
+) -> None:
     """Print the table; unless this was a smoke run, write JSON and the section of README.md between its markers."""
     header, *rows = table
     lines = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
@@ -74,7 +80,7 @@ def finish(name: str, chosen: argparse.Namespace, records: list[dict[str, Any]],
     path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     place = where.get("accelerator") or f"{where['cpu']}, {where['threads']} threads of {where['cores']} cores"
     torch_version = results["versions"]["torch"]
-    how = f"torch {torch_version}; seed {chosen.seed}; {chosen.repeats} rounds in turns; median (quartiles)."
+    how = f"torch {torch_version}; seed {chosen.seed}; {chosen.repeats} {runs}."
     lines += ["", f"{place}; {how} {chosen.note}".rstrip()]
     _replace_section(HERE / "README.md", key, "\n".join(lines))
 

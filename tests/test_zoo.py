@@ -6,6 +6,7 @@ import doctest
 import json
 import os
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ MLP = Entry("here", "mlp", mlp, (8,), classes=4)
     [
         ("bert", "bert.encoder.layer.0.intermediate.dense", "bert.encoder.layer.0.attention.self.value"),
         ("vit", "vit.layers.0.mlp.fc1", "vit.layers.0.attention.v_proj"),
+        ("gpt2", "transformer.h.0.mlp.c_fc", "transformer.h.0.attn.c_attn"),
         ("llama", "model.layers.0.mlp.gate_proj", "model.layers.0.self_attn.v_proj"),
     ],
 )
@@ -124,6 +126,12 @@ def test_silenced_columns_are_channels_set_to_zero(reader: nn.Module) -> None:
     assert not torch.allclose(reader(x), wanted)
     rival.silence(reader, gone)
     torch.testing.assert_close(reader(x), wanted)
+
+
+def test_another_recipe_is_another_network() -> None:
+    recipes = [Entry("here", "line", partial(nn.Linear, 8, width), (8,)).recipe for width in (4, 4, 5)]
+    assert recipes[0] == recipes[1] != recipes[2]
+    assert jobs.code("dither") != jobs.code("rival")
 
 
 def fine(job: jobs.Job) -> dict[str, Any]:

@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from zoo import page
-from zoo.jobs import LIMITS, ROOT, Job, made_by, run_all
+from zoo.jobs import LIMITS, ROOT, Job, code, run_all
 
 
 def main() -> int:
@@ -33,10 +33,13 @@ def main() -> int:
 
     from zoo.networks import catalogue
 
-    keys = [key for key in catalogue() if re.search(chosen.only, key)]
+    networks = {key: entry for key, entry in catalogue().items() if re.search(chosen.only, key)}
     sides = chosen.side or ["dither", "rival"]
-    code = {side: made_by(side) for side in sides}
-    jobs = [Job(side, key, chosen.seed, chosen.folder, code[side], LIMITS[side]) for side in sides for key in keys]
+    jobs = [
+        Job(side, key, chosen.seed, chosen.folder, f"{code(side)} {entry.recipe}", LIMITS[side])
+        for side in sides
+        for key, entry in networks.items()
+    ]
     if not chosen.page:
         todo = [job for job in jobs if chosen.again or not job.done(chosen.keep)]
         print(f"{len(todo)} of {len(jobs)} to do", flush=True)
@@ -44,7 +47,7 @@ def main() -> int:
             print(f"{number}/{len(todo)} {page.line(job)}", flush=True)
     if chosen.only or chosen.side:
         return 0
-    values = page.collect(chosen.folder, keys, chosen.seed)
+    values = page.collect(chosen.folder, networks, chosen.seed)
     page.write(values)
     missed = page.missed(values)
     print("\n".join(missed) or "everything held")

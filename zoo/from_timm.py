@@ -26,7 +26,7 @@ MODELS = {
     """,
     256: "mobilevit_xxs mobilevitv2_050 botnet26t_256 halonet26t coatnet_nano_rw_224 maxvit_pico_rw_256",
 }
-SIDES = {"crossvit_tiny_240": 240, "coatnet_nano_rw_224": 224}
+SIDES = {"inception_v4": 96, "crossvit_tiny_240": 240, "coatnet_nano_rw_224": 224}
 
 
 def entries() -> list[Entry]:

@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ ROOT = Path(__file__).parents[1]
 LIMITS = {"dither": 240, "rival": 60}  # seconds of the processor, building the network included; by side
 PATIENCE = 5  # as long on the clock: a busy machine makes nobody slower
 MEMORY = 10 * 2**30  # bytes that a process may allocate
-SOURCES = {"dither": ("src/dither/pruning", "src/dither/_inputs.py", "zoo/exact.py"), "rival": ("zoo/rival.py",)}
-BUILDERS = ("zoo/networks.py", "zoo/from_timm.py", "zoo/from_torchvision.py", "zoo/from_transformers.py")
+SOURCES = {
+    "dither": ("src/dither/pruning", "src/dither/_inputs.py", "zoo/exact.py", "zoo/shares.py", "zoo/networks.py"),
+    "rival": ("zoo/rival.py", "zoo/networks.py"),
+}
 LIBRARIES = ("torch", "torchvision", "timm", "transformers", "torch-pruning")
 
 
@@ -34,7 +37,7 @@ class Job:
     key: str
     seed: int
     folder: Path
-    made_by: str  # of the code that is running; taken at the start, before somebody edits it
+    made_by: str  # the code that is running and the recipe; taken at the start, before somebody edits it
     limit: int  # seconds of the processor
 
     @property
@@ -58,10 +61,17 @@ class Job:
         return result
 
 
-def made_by(side: str) -> str:
-    """Of the code and the libraries that results of ``side`` depend on: other code, other results."""
-    digest = hashlib.sha256(repr([(name, importlib.metadata.version(name)) for name in LIBRARIES]).encode())
-    for name in (*SOURCES[side], *BUILDERS):
+def versions() -> dict[str, str]:
+    """Of the libraries that results depend on."""
+    installed = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
+    return {name: installed.get(name, "not installed") for name in LIBRARIES}
+
+
+@cache
+def code(side: str) -> str:
+    """Fingerprint of the code and the libraries that results of ``side`` depend on: other code, other results."""
+    digest = hashlib.sha256(repr(versions()).encode())
+    for name in SOURCES[side]:
         files = sorted((ROOT / name).rglob("*.py")) if (ROOT / name).is_dir() else [ROOT / name]
         for file in files:
             digest.update(file.read_bytes())

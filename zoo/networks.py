@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,6 +42,14 @@ class Entry:
     def key(self) -> str:
         """Unique in the zoo: ``"torchvision/resnet18"``."""
         return f"{self.library}/{self.name}"
+
+    @property
+    def recipe(self) -> str:
+        """How it is built and fed, as text: another recipe, another network."""
+        make = (
+            [self.make.func.__qualname__, self.make.args, self.make.keywords] if isinstance(self.make, partial) else []
+        )
+        return repr((make, self.shape, self.classes, self.vocabulary, self.fixed, self.main_input))
 
     def inputs(self, batch: int, seed: int) -> Inputs:
         """A batch of random examples in float32."""

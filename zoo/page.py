@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from zoo.jobs import LIBRARIES, LIMITS, ROOT, Job
+from zoo.jobs import LIMITS, ROOT, Job, versions
 
 RESULTS, PAGE = ROOT / "zoo" / "results.json", ROOT / "docs" / "zoo.md"
 SECONDS = 3.0  # to analyse a network of at most 100 million parameters
@@ -37,23 +37,24 @@ that neither has seen.
   computes what the network at full size computes with the same channels set to zero where they are read (to 1e-6 of the
   scale, in float64), "wrong" that it computes something else, without a word. Limit: {limit} seconds of the processor.
 
-`make test-zoo` writes this page, from `zoo/results.json`. {machine}; {versions}; seed {seed}.
+`make test-zoo` writes this page, from `zoo/results.json`. {machine}; {versions}; seed {seed};
+code of dither by its fingerprint: {code}.
 """
 
 
 def collect(folder: Path, keys: Iterable[str], seed: int) -> dict[str, Any]:
     """All results as one value, with the machine and the versions that they were made with."""
-    import importlib.metadata
-
     networks: list[dict[str, Any]] = []
+    codes: set[str] = set()
     for key in keys:
         sides = {side: Job(side, key, seed, folder, "", limit).path for side, limit in LIMITS.items()}
         read = {side: json.loads(p.read_text(encoding="utf-8")) for side, p in sides.items() if p.exists()}
         if "dither" in read:
+            codes.add(read["dither"]["made_by"].split()[0])
             networks.append({"key": key, **{side: _without(result) for side, result in read.items()}})
-    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    return {"machine": processor(), "versions": {"python": platform.python_version(), **versions}, "seed": seed,
-            "networks": networks}  # fmt: skip
+    python = {"python": platform.python_version()}
+    return {"machine": processor(), "versions": {**python, **versions()}, "seed": seed,
+            "code": sorted(codes), "networks": networks}  # fmt: skip
 
 
 def write(values: dict[str, Any]) -> None:
@@ -65,9 +66,9 @@ def write(values: dict[str, Any]) -> None:
 def render(values: dict[str, Any]) -> str:
     """The page as Markdown."""
     networks = values["networks"]
-    versions = ", ".join(f"{name} {number}" for name, number in values["versions"].items())
-    head = HEAD.format(number=len(networks), limit=LIMITS["rival"], machine=values["machine"], versions=versions,
-                       seed=values["seed"])  # fmt: skip
+    libraries = ", ".join(f"{name} {number}" for name, number in values["versions"].items())
+    head = HEAD.format(number=len(networks), limit=LIMITS["rival"], machine=values["machine"], versions=libraries,
+                       seed=values["seed"], code=", ".join(values["code"]))  # fmt: skip
     parts = [head, "## Summary\n", _table(*_summary(networks)), _extremes(networks), _goals(values)]
     parts += ["## What stays whole, and why\n", _table(*_reasons(networks))]
     for library in dict.fromkeys(_library(n) for n in networks):
@@ -201,7 +202,7 @@ def _without(result: dict[str, Any]) -> dict[str, Any]:
     """A result as it is published: no key twice, no files of this machine, rounded seconds."""
     from zoo.shares import plain_paths
 
-    own = {k: v for k, v in result.items() if k not in {"key", "seed"}}
+    own = {k: v for k, v in result.items() if k not in {"key", "seed", "made_by"}}
     for name, value in own.items():
         if name.endswith("_s") and isinstance(value, list):
             own[name] = [round(v, 3) for v in value]

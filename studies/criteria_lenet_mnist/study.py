@@ -51,7 +51,7 @@ CRITERIA: dict[str, pruning.Criterion] = {
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m studies.criteria_lenet_mnist", description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=Path, help="finished runs (default: runs/pruning_lenet_mnist); only read")
+    parser.add_argument("--runs", type=Path, help="folder of finished runs (default: runs/pruning_lenet_mnist)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--data", help="folder or hub name; default: the local copy if there is one, else the hub")
     parser.add_argument("--smoke", action="store_true", help="runs of the other study's --smoke; writes beside them")
