@@ -84,6 +84,21 @@ def test_recurrent_layers(kind: Any) -> None:
     assert small.r.hidden_size < 8
 
 
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
+def test_recurrent_layers_feel_the_noise(kind: Any) -> None:
+    """They compute with a list of their weights, which a parametrization alone does not reach."""
+    model = Net(lambda m, x: m.o(m.r(m.e(x))[0]), e=nn.Linear(5, 6), r=kind(6, 8, batch_first=True), o=nn.Linear(8, 3))
+    x = torch.randn(2, 7, 5).double()
+    net: Any = pruning.attach(model.double(), x, skip=["r"])
+    assert list(pruning.gates(net)) == ["e"]
+    assert not torch.equal(net.train()(x), net(x))
+    net(x).sum().backward()
+    assert bool((pruning.gates(net)["e"].loc.grad != 0).any())
+    copy.deepcopy(net)(x).sum().backward()
+    drown_half(net, 0)
+    assert_same(net.eval()(x), pruning.masked(net, pruning.plan(net, x))(x))
+
+
 # --- attention -------------------------------------------------------------------------------------------------------
 class Attends(nn.Module):
     """One `nn.MultiheadAttention` and any way to call it, between linear layers."""

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 from .._inputs import Inputs
 from ._cut import ShrinkError, holders
-from ._gates import Bank, GatedWeight, gates
+from ._gates import Bank, GatedWeight, forget, gates, refresh
 from ._noise import LogNormalNoise
 from ._trial import fixed_by_code
 from .labels import Analysis, Slot, Space, analyse
@@ -126,6 +126,9 @@ def _gate(net: nn.Module, spaces: list[Space], columns: list[str], whole: dict[s
             parametrize.register_parametrization(owner, attribute, weight, unsafe=True)
             owner.get_submodule("parametrizations").train(owner.training)
             owned = {}
+    for layer in [m for m in net.modules() if isinstance(m, nn.RNNBase) and parametrize.is_parametrized(m)]:
+        layer.register_forward_pre_hook(refresh)
+        layer.register_forward_hook(forget, always_call=True)
     net.register_forward_pre_hook(bank.enter)  # pyright: ignore[reportAttributeAccessIssue]
     net.register_forward_hook(bank.leave, always_call=True)  # pyright: ignore[reportAttributeAccessIssue]
     return net

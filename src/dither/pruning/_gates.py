@@ -205,9 +205,25 @@ def ungate(net: nn.Module, theta: Tensor | None = None) -> nn.Module:
         restore(module, name, chain.original)
     for module in net.modules():
         for hooks in (module._forward_pre_hooks, module._forward_hooks):  # pyright: ignore[reportPrivateUsage]
-            for handle in [h for h, hook in hooks.items() if isinstance(getattr(hook, "__self__", None), Bank)]:
-                del hooks[handle]
+            for handle, hook in list(hooks.items()):
+                if hook in (refresh, forget) or isinstance(getattr(hook, "__self__", None), Bank):
+                    del hooks[handle]
     return net
+
+
+def refresh(module: nn.Module, args: Any) -> None:
+    """Before a recurrent layer runs: the list that it computes with holds the weights under this draw."""
+    m: Any = module
+    vars(module)["_flat_weights"] = [getattr(m, name) for name in m._flat_weights_names]
+
+
+def forget(module: nn.Module, args: Any, out: Any) -> None:
+    """After it ran: the list holds parameters again, for results of a graph cannot be copied."""
+    m: Any = module
+    chains: Any = m.parametrizations if parametrize.is_parametrized(module) else {}
+    vars(module)["_flat_weights"] = [
+        chains[name].original if name in chains else getattr(m, name) for name in m._flat_weights_names
+    ]
 
 
 def restore(module: nn.Module, name: str, tensor: Tensor) -> None:
@@ -230,3 +246,5 @@ def restore(module: nn.Module, name: str, tensor: Tensor) -> None:
     held.clear()
     held.update({n: others.pop(n) for n in order if n in others})  # optimizers address parameters by position
     held.update(others)
+    if isinstance(module, nn.RNNBase):
+        forget(module, None, None)
