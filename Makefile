@@ -39,6 +39,7 @@ docs: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(RUN)/python -m benchmarks.draw_and_kl
 	$(RUN)/python -m benchmarks.attach_plan
+	$(RUN)/python -m benchmarks.speed_of_shrunk
 	$(RUN)/python -m benchmarks.training_step
 	$(RUN)/python -m benchmarks.prediction
 	$(RUN)/python -m benchmarks.shrink_while_training --threads 1
