@@ -140,6 +140,20 @@ def test_dtype_of_the_file_wins_and_the_parameter_trains(net: Net, tmp_path: Pat
     assert again.two.weight.grad.dtype == torch.bfloat16
 
 
+def test_a_module_that_asks_for_its_version_gets_it(tmp_path: Path) -> None:
+    class Versioned(nn.Linear):
+        _version = 2
+
+        def _load_from_state_dict(self, state_dict, prefix, local_metadata, *rest) -> None:
+            assert local_metadata["version"] == 2
+            super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+
+    net = nn.Sequential(Versioned(2, 3))
+    dither.save(net, tmp_path / "net.safetensors")
+    again = dither.load(nn.Sequential(Versioned(2, 3)), tmp_path / "net.safetensors")
+    assert torch.equal(again[0].weight, net[0].weight)
+
+
 def test_compiled_network_has_the_names_of_its_class(net: Net, tmp_path: Path) -> None:
     dither.save(torch.compile(net), tmp_path / "a.safetensors")
     same_bits(dither.load(Net(), tmp_path / "a.safetensors"), net)

@@ -256,10 +256,12 @@ def _check_fit(header: Header, net: nn.Module, path: str | os.PathLike[str]) -> 
 
 def _fill(net: nn.Module, values: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
     """Fill every tensor and look that it holds what the file holds (names that are tied here may differ there)."""
-    for name, tensor in net.state_dict(keep_vars=True).items():
+    state = net.state_dict(keep_vars=True)
+    for name, tensor in state.items():
         if tensor.dtype != values[name].dtype:
             tensor.data = torch.empty_like(tensor, dtype=values[name].dtype, requires_grad=False)
-    net.load_state_dict(values)
+    state.update(values)  # not a plain dict: it knows the versions of the modules, and some of them ask (MNASNet)
+    net.load_state_dict(state)
     for name, tensor in net.state_dict().items():
         if not torch.equal(_bits(tensor), _bits(values[name])):
             raise CheckpointError(
