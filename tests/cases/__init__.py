@@ -25,6 +25,7 @@ from tests.cases.norms import NORMS as NORMS
 from tests.cases.scales import SCALES as SCALES
 from tests.cases.sequences import SEQUENCES as SEQUENCES
 from tests.cases.sharing import SHARING as SHARING
+from tests.cases.silent import SILENT as SILENT
 from tests.cases.splits import SPLITS as SPLITS
 
 CASES = [
@@ -38,6 +39,7 @@ CASES = [
     *ATTENTION,
     *SEQUENCES,
     *MIXERS,
+    *SILENT,
     *LAYERS,
     *FORMATS,
 ]

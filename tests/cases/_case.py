@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +18,7 @@ class Case:
 
     Attributes:
         name: What is special about it.
-        make: The network, with weights as they come.
+        make: A new network, with weights as they come.
         given: What goes in: the shape of one tensor, or a function that draws the inputs.
         removable: The channel spaces that can lose channels, by the name of the layer that writes them first: their
             size, that is how many decisions there are. A space of whole groups of channels counts groups.
@@ -42,7 +41,7 @@ class Case:
     def build(self) -> nn.Module:
         """The network in eval mode, always with the same weights, its statistics not those of a fresh BatchNorm."""
         torch.manual_seed(0)
-        net = copy.deepcopy(self.make()).to(self.dtype).eval()
+        net = self.make().to(self.dtype).eval()
         for module in net.modules():
             if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None:
                 nn.init.normal_(module.running_mean)

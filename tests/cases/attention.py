@@ -97,6 +97,25 @@ ATTENTION = [
         {"q": "bmm", "k": "bmm", **RETURNED},
     ),
     Case(
+        "nn.MultiheadAttention",
+        lambda: Net(
+            lambda m, x: m.out(m.mix(y := m.stem(x), y, y, need_weights=False)[0]),
+            stem=nn.Linear(8, 8),
+            mix=nn.MultiheadAttention(8, 4, batch_first=True),
+            out=nn.Linear(8, 3),
+        ),
+        TOKENS,
+        {"stem": 8, "mix.in_proj_weight": 4, "mix.out_proj": 8},
+        RETURNED,
+    ),
+    Case(
+        "nn.TransformerEncoderLayer",
+        lambda: nn.Sequential(nn.TransformerEncoderLayer(8, 4, 12, batch_first=True), nn.Linear(8, 3)),
+        TOKENS,
+        {"0.self_attn.in_proj_weight": 4, "0.linear1": 12},
+        {"1": "returns"},
+    ),
+    Case(
         "attention over channels",
         lambda: Net(
             lambda m, x: m.out((y := m.stem(x)) @ (y.mT @ y).softmax(-1)), stem=nn.Linear(8, 6), out=nn.Linear(6, 3)

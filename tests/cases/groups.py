@@ -56,6 +56,60 @@ GROUPS = [
         OUTPUT,
     ),
     Case(
+        "two large groups",
+        lambda: Net(lambda m, x: m.head(m.g(m.a(x))), a=conv(3, 12), g=conv(12, 8, groups=2), head=head(8)),
+        IMAGE,
+        {"a": 6, "g": 4},
+        OUTPUT,
+    ),
+    Case(
+        "many small groups",
+        lambda: Net(lambda m, x: m.head(m.g(m.a(x))), a=conv(3, 12), g=conv(12, 12, groups=6), head=head(12)),
+        IMAGE,
+        {"a": 6},
+        OUTPUT,
+    ),
+    Case(
+        "a ResNeXt block",
+        lambda: Net(
+            lambda m, x: m.head(
+                F.relu((y := m.stem(x)) + m.c(F.relu(m.norm2(m.b(F.relu(m.norm1(m.a(y)))))))),
+            ),
+            stem=conv(3, 6),
+            a=conv(6, 16, 1, bias=False),
+            norm1=nn.BatchNorm2d(16),
+            b=conv(16, 16, groups=8, bias=False),
+            norm2=nn.BatchNorm2d(16),
+            c=conv(16, 6, 1),
+            head=head(6),
+        ),
+        IMAGE,
+        {"stem": 6, "a": 8},
+        OUTPUT,
+    ),
+    Case(
+        "grouped, shuffled, grouped",
+        lambda: Net(
+            lambda m, x: m.head(m.c(shuffled(m.b(m.a(x)), 2))),
+            a=conv(3, 8),
+            b=conv(8, 8, 1, groups=2),
+            c=conv(8, 8, 1, groups=2),
+            head=head(8),
+        ),
+        IMAGE,
+        {"a": 4, "b": 2, "c": 4},
+        OUTPUT,
+    ),
+    Case(
+        "grouped in one dimension",
+        lambda: nn.Sequential(
+            nn.Conv1d(2, 12, 3), nn.ReLU(), nn.Conv1d(12, 12, 3, groups=6), nn.Conv1d(12, 4, 1), nn.Flatten()
+        ),
+        (2, 2, 12),
+        {"0": 6},
+        {"3": "returns"},
+    ),
+    Case(
         "a grouped transposed convolution",
         lambda: Net(
             lambda m, x: m.head(m.g(m.a(x))), a=conv(3, 8), g=nn.ConvTranspose2d(8, 8, 2, 2, groups=4), head=head(8)

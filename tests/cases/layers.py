@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 from torch import nn
 
 from tests.cases._case import IMAGE, OUTPUT, Case, Net, conv, head
@@ -23,7 +25,7 @@ LAYERS = [
     Case(
         f"between: {layer!r}",
         lambda layer=layer: Net(
-            lambda m, x: m.head(m.b(m.f(m.a(x)))), a=conv(3, 6), f=layer, b=conv(6, 4), head=head(4)
+            lambda m, x: m.head(m.b(m.f(m.a(x)))), a=conv(3, 6), f=copy.deepcopy(layer), b=conv(6, 4), head=head(4)
         ),
         IMAGE,
         {"a": 6, "b": 4},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch.nn.functional as F
 from torch import nn
 
@@ -15,7 +17,7 @@ def normed(name: str, channels: int, norm: nn.Module, removable: dict[str, int],
         lambda: Net(
             lambda m, x: m.head(m.b(F.relu(m.norm(m.a(x))))),
             a=conv(3, channels),
-            norm=norm,
+            norm=copy.deepcopy(norm),
             b=conv(channels, 4),
             head=head(4),
         ),
@@ -32,7 +34,7 @@ def tokens(name: str, norm: nn.Module, removable: dict[str, int], whole: dict[st
         lambda: Net(
             lambda m, x: m.head(m.norm((y := m.a(x)) + m.down(F.gelu(m.up(m.norm(y)))))),
             a=nn.Linear(5, 6),
-            norm=norm,
+            norm=copy.deepcopy(norm),
             up=nn.Linear(6, 12),
             down=nn.Linear(12, 6),
             head=nn.Linear(6, 3),
@@ -44,8 +46,12 @@ def tokens(name: str, norm: nn.Module, removable: dict[str, int], whole: dict[st
 
 
 NORMS = [
+    normed("InstanceNorm", 6, nn.InstanceNorm2d(6), {"a": 6}, {}),
     normed("InstanceNorm with a scale", 6, nn.InstanceNorm2d(6, affine=True), {"a": 6}, {}),
     normed("InstanceNorm with statistics", 6, nn.InstanceNorm2d(6, track_running_stats=True), {"a": 6}, {}),
+    normed("GroupNorm: whole groups", 8, nn.GroupNorm(4, 8), {"a": 4}, {}),
+    normed("GroupNorm without a scale", 8, nn.GroupNorm(4, 8, affine=False), {"a": 4}, {}),
+    normed("GroupNorm of single channels", 6, nn.GroupNorm(6, 6), {"a": 6}, {}),
     normed("GroupNorm of all channels", 6, nn.GroupNorm(1, 6), {}, {"a": "group_norm"}),
     tokens("a stream under LayerNorm, hidden units without", nn.LayerNorm(6), {}, {"a": "layer_norm"}),
     tokens("a stream under RMSNorm", nn.RMSNorm(6), {}, {"a": "mean"}),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -11,6 +13,23 @@ from tests.cases._case import Case, Net
 
 def words() -> torch.Tensor:
     return torch.randint(0, 10, (3, 6))
+
+
+def recurrent(name: str, make: Callable[[], nn.Module], size: int, *parts: str) -> Case:
+    """A recurrent layer and a linear one that reads its last step.
+
+    Each of its ``parts`` has 6 hidden units, but torch's layer has one width for all of them.
+    """
+    units = {f"r.weight_ih_{part}": 6 for part in parts}
+    removable, fixed = ({}, units) if len(parts) > 1 else (units, {})
+    return Case(
+        name,
+        lambda: Net(lambda m, x: m.out(m.r(x)[0][:, -1]), r=make(), out=nn.Linear(size, 3)),
+        (3, 7, 5),
+        removable,
+        {"out": "returns"},
+        fixed,
+    )
 
 
 SEQUENCES = [
@@ -44,6 +63,36 @@ SEQUENCES = [
         words,
         {"a": 8},
         {"e": "both writes and reads"},
+    ),
+    recurrent("an LSTM", lambda: nn.LSTM(5, 6, batch_first=True), 6, "l0"),
+    recurrent("a GRU", lambda: nn.GRU(5, 6, batch_first=True), 6, "l0"),
+    recurrent("a plain recurrent layer", lambda: nn.RNN(5, 6, batch_first=True), 6, "l0"),
+    recurrent(
+        "an LSTM in both directions, of two layers",
+        lambda: nn.LSTM(5, 6, 2, batch_first=True, bidirectional=True),
+        12,
+        *("l0", "l0_reverse", "l1", "l1_reverse"),
+    ),
+    Case(
+        "a linear layer before an LSTM",
+        lambda: Net(
+            lambda m, x: m.out(m.r(F.relu(m.a(x)))[0]),
+            a=nn.Linear(5, 8),
+            r=nn.LSTM(8, 6, batch_first=True),
+            out=nn.Linear(6, 3),
+        ),
+        (3, 7, 5),
+        {"a": 8, "r.weight_ih_l0": 6},
+        {"out": "returns"},
+    ),
+    Case(
+        "an LSTM cell in a loop",
+        lambda: Net(
+            lambda m, x: m.out(m.cell(x[:, 1], m.cell(x[:, 0]))[0]), cell=nn.LSTMCell(5, 6), out=nn.Linear(6, 3)
+        ),
+        (3, 2, 5),
+        {"cell.weight_hh": 6},
+        {"out": "returns"},
     ),
     Case(
         "gated convolutions along time",

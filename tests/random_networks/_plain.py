@@ -32,7 +32,7 @@ def norm(d: Drawn) -> Made:
 
 
 def instance_norm(d: Drawn) -> Made:
-    options = d.pick([{"affine": True}, {"track_running_stats": True}, {"affine": True, "track_running_stats": True}])
+    options = d.pick([{"affine": True}, {}, {"affine": True, "track_running_stats": True}])
     return d.one(lambda x, f: f(x), None, d.layer("InstanceNorm", d.channels, **options))
 
 

@@ -10,10 +10,10 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests.random_networks import _mixing, _plain, _splitting
+from tests.random_networks import _mixing, _noise, _plain, _splitting
 from tests.random_networks._made import Drawn, Made
 
-STEPS: dict[str, Callable[[Drawn], Made | None]] = {**_plain.STEPS, **_splitting.STEPS, **_mixing.STEPS}
+STEPS: dict[str, Callable[[Drawn], Made | None]] = {**_plain.STEPS, **_splitting.STEPS, **_mixing.STEPS, **_noise.STEPS}
 SPATIAL = {1: (4,), 2: (4, 4), 3: (2, 2, 2)}
 INPUT_CHANNELS = 3
 
@@ -107,10 +107,12 @@ class Program(nn.Module):
         return "\n".join([f"Program({self.drawn}, dims={self.dims}, flat={self.flat})", *lines])
 
 
-def programs(ops: list[str] | None = None) -> st.SearchStrategy[Program]:
-    """Random networks of up to 12 steps; a name that is listed twice is drawn twice as often."""
-    often = [name for name in STEPS if name not in _mixing.STEPS]
-    names = ops or [*often, *often, *often, *_mixing.STEPS]
+def programs(noisy: bool = False) -> st.SearchStrategy[Program]:
+    """Random networks of up to 12 steps, with noise placed by hand among them or without any."""
+    often = [*_plain.STEPS, *_splitting.STEPS]
+    names = [*often, *often, *often, *_mixing.STEPS]
+    if noisy:  # without the slow ones, and a fifth of all steps is noise
+        names = [*often, *_mixing.STEPS, *[name for name in _noise.STEPS for _ in range(len(often) // 4)]]
     small: Any = st.integers(0, 7)
     steps = st.builds(Step, st.sampled_from(names), st.integers(0, 2), small, st.sampled_from([4, 6, 8]), small)
     dims = st.sampled_from([2, 2, 1, 3])

@@ -63,7 +63,7 @@ def grouped(d: Drawn) -> Made | None:
 
 
 def group_norm(d: Drawn) -> Made:
-    return d.one(lambda x, f: f(x), None, nn.GroupNorm(1, d.channels))
+    return d.one(lambda x, f: f(x), None, nn.GroupNorm(d.pick(divisors(d.channels, 1)), d.channels))
 
 
 def to_pixels(d: Drawn) -> Made | None:
