@@ -36,4 +36,17 @@ MIXERS = [
         {},
         {"a": "bmm"},
     ),
+    Case(
+        "the strongest channel as a word",
+        lambda: Net(
+            lambda m, x: m.head(y := m.a(x)) + m.b(m.e(y.mean((2, 3)).argmax(1))),
+            a=conv(3, 6),
+            head=head(6),
+            e=nn.Embedding(6, 8),
+            b=nn.Linear(8, 3),
+        ),
+        IMAGE,
+        {"e": 8},
+        {"a": "argmax", **OUTPUT},
+    ),
 ]

@@ -77,7 +77,7 @@ def attention(d: Drawn) -> Made | None:
 
 def attend(x: Tensor, f: nn.Module) -> Tensor:
     y = x.flatten(2).mT
-    return f(y, y, y, need_weights=False)[0].mT.reshape(x.shape)
+    return f(y, y, y, need_weights=False)[0].mT.reshape(len(x), -1, *x.shape[2:])
 
 
 def recurrent(d: Drawn) -> Made:

@@ -77,6 +77,8 @@ def apply(c: Call) -> None:
         rule = pointwise
     for tensor in c.tensors:
         c.run.uses_of(tensor)
+        if rule not in VIEWS:
+            c.run.of(tensor)  # settles its debts: an index of an embedding is used, too
     written = [(t, c.run.of(t).labels) for t in (tensors(c.args[:1]) if c.func._schema.is_mutable else ())]
     if rule is None:
         if c.name in VALUES and any(not pure(c.run.of(t).labels, NEUTRAL) for t in c.tensors):
