@@ -96,7 +96,8 @@ def test_tied_weights_stay_tied() -> None:
 def test_nothing_of_dither_is_left(case: Case) -> None:
     small = shrunk(build(case), case.inputs())
     for module in small.modules():
-        assert not type(module).__module__.startswith("dither")
+        fewer = type(module).__name__ == "FewerHeads"  # torch's own attention cannot have fewer
+        assert fewer or not type(module).__module__.startswith("dither")
         assert not nn.utils.parametrize.is_parametrized(module)
         assert not module._forward_pre_hooks
         assert not module._forward_hooks
@@ -190,7 +191,8 @@ def test_masked_is_eval_where_the_plan_keeps_what_the_noise_keeps(case: Case) ->
     with torch.no_grad():  # no layer may be empty, or the plan keeps more
         for gate in pruning.gates(net).values():
             gate.loc[0], gate.log_scale[0] = -0.1, -3.0
-    assert_same(case.run(net, 2), case.run(pruning.masked(net, pruning.plan(net, case.inputs())), 2))
+    with torch.no_grad():
+        assert_same(case.run(net, 2), case.run(pruning.masked(net, pruning.plan(net, case.inputs())), 2))
 
 
 def test_masked_keeps_more_than_eval_where_the_plan_does() -> None:
