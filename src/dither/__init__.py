@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .prediction import Prediction as Prediction
     from .prediction import predict as predict
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 # Where each name lives. It is imported when it is first used: `dither --help` does not wait for torch.
 _HOMES = {
