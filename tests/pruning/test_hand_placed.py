@@ -36,6 +36,13 @@ def noise(size: int, **options: int) -> LogNormalNoise:
     return LogNormalNoise(size, **options)
 
 
+def _squash(m: Net, x: Tensor) -> Tensor:
+    y = m.n(m.a(x)).clone()
+    y[..., :4].tanh_()
+    y[..., 4:].tanh_()
+    return m.b(y)
+
+
 EXACT = [
     Placed(
         "convolution, noise, relu, pool, convolution",
@@ -190,6 +197,39 @@ EXACT = [
         lambda: nn.Sequential(nn.Linear(5, 8), noise(8), nn.ReLU(), noise(8), nn.Linear(8, 3)),
         (4, 5),
         {"0": 8},
+    ),
+    Placed(
+        "a concat of one part behind two noises and one behind one of them",
+        lambda: Net(
+            lambda m, x: m.head(torch.cat([m.m(y := m.n(m.a(x))), y], 1)),
+            a=conv(3, 6),
+            m=noise(6),
+            n=noise(6),
+            head=head(12),
+        ),
+        IMAGE,
+        {"a": 6},
+        False,
+    ),
+    Placed(
+        "a concat of what is behind noise and what is not, noise behind it",
+        lambda: Net(
+            lambda m, x: m.head(m.m(torch.cat([m.n(y := m.a(x)), y], 1))),
+            a=conv(3, 6),
+            n=noise(6),
+            m=noise(12),
+            head=head(12),
+        ),
+        IMAGE,
+        {"a": 6},
+        False,
+    ),
+    Placed(
+        "halves that are squashed in place, through views",
+        lambda: Net(_squash, a=conv(3, 6), n=noise(6), b=conv(6, 2)),
+        IMAGE,
+        {"a": 6},
+        False,
     ),
 ]
 REFUSED = {

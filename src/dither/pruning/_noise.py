@@ -18,7 +18,8 @@ class LogNormalNoise(Stochastic):
     code. In ``eval()`` it is the paper's test network: Eθ where the signal-to-noise ratio Eθ/sd(θ) is above
     ``threshold``, 0 elsewhere.
 
-    Put it directly before the layer that reads the channels; then `dither.pruning.shrink` can remove them. For a
+    Put it anywhere between the layer that writes the channels and those that read them, before BatchNorm or behind it;
+    `dither.pruning.shrink` can remove them where a dropped channel then is a constant for every reader. For a
     network that exists, `dither.pruning.attach` does it without a change of the code. The KL divergence is asked for
     by `dither.pruning.kl`.
 

@@ -49,6 +49,17 @@ class Run(TorchDispatchMode):
                 self.ledger.shadows.cast(call)
         return out
 
+    def _noise(self, name: str, layer: LogNormalNoise, before: Tensor, after: Tensor) -> None:
+        """Hand-placed noise: it keeps the labels, and the shadow behind it is zero."""
+        x = self.ledger.of(before)
+        if name in self.ledger.sites:
+            self.ledger.union.pin(x.labels, f'"{name}" is called twice')
+        self.ledger.sites[name] = self.ledger.union.along(x.labels, layer.dim, f'noise "{name}"')
+        self.ledger.set(after, x.labels)
+        self.ledger.shadows.drop(before, after, name)
+        for parameter in layer.parameters():
+            self.ledger.uses_of(parameter)
+
     @contextmanager
     def watching(self) -> Generator[None]:
         """Know the running module by name, and take hand-placed noise as a site instead of looking inside it."""
@@ -60,14 +71,8 @@ class Run(TorchDispatchMode):
         def after(module: nn.Module, args: Any, out: Any) -> None:
             name = self.ledger.stack.pop()
             if isinstance(module, LogNormalNoise):
-                self.ledger.shadows.drop(args[0], out, name)
+                self._noise(name, module, args[0], out)
                 self.paused -= 1
-                x = self.ledger.of(args[0])
-                if name in self.ledger.sites:
-                    self.ledger.union.pin(x.labels, f'"{name}" is called twice')
-                self.ledger.sites[name] = self.ledger.union.along(x.labels, module.dim, f'noise "{name}"')
-                if not self.paused:
-                    self.ledger.set(out, x.labels)
 
         handles = [hooks.register_module_forward_pre_hook(before), hooks.register_module_forward_hook(after)]
         try:

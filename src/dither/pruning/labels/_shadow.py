@@ -12,6 +12,7 @@ to one channel for example, is taken for one that changes with the input.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,8 @@ class Shadow:
     Attributes:
         value: Of the shape of the tensor, NaN where it changes with the input; None where all of it does. A tensor
             that never changes is its own shadow.
-        sites: The noise modules on its way.
+        sites: The noise modules on the way of any element.
+        common: Those on the way of every element, which a join of unlike parts leaves.
         linear: Whether that way scales: f(cx) = c f(x) for c > 0, so that Eθ can move along it.
         why: What lets it change with the input, for the error message.
     """
@@ -45,6 +47,11 @@ class Shadow:
     sites: frozenset[str] = frozenset()
     linear: bool = True
     why: str = ""
+    common: frozenset[str] = frozenset()
+
+    def moves(self, noise: Collection[str]) -> bool:
+        """Whether Eθ of ``noise`` can move behind it: every element has passed all of it, or there is only one."""
+        return self.linear and (self.common.issuperset(noise) or len(noise) == 1)
 
     def columns(self, dim: int, groups: int = 1) -> Shadow:
         """One number for each index of ``dim``, in float64: what a reader that contracts it gets at every position.
@@ -84,8 +91,9 @@ class Shadows:
     def drop(self, before: Tensor, after: Tensor, site: str) -> None:
         """Remember that the noise ``site`` has multiplied ``before``, which gave ``after``."""
         known = self.get(before)
-        sites, linear = (known.sites, known.linear) if known and known.sites else (frozenset[str](), True)
-        self._known[after] = Shadow(torch.zeros_like(after), sites | {site}, linear)
+        known = known if known and known.sites else Shadow(None)
+        zeros, sites, common = torch.zeros_like(after), known.sites | {site}, known.common | {site}
+        self._known[after] = Shadow(zeros, sites, known.linear, common=common)
 
     def cast(self, c: Call) -> None:
         """Give the results of an operator call their shadows."""
@@ -96,9 +104,11 @@ class Shadows:
             for tensor in tensors(c.out):
                 self.fix(tensor)
         elif touched and not random and keeps_apart(c) and (operands := self._operands(c)) is not None:
-            linear = scales(c, given)  # an in-place operator writes into the shadow, so that its views see it
+            linear = scales(c, given)
             for tensor, value in zip(tensors(c.out), execute(c, operands), strict=True):
                 self._known[tensor] = _shadow(c, value, touched, linear)
+            for tensor in written(c):
+                self._share(tensor)
         else:
             for tensor in written(c):
                 self._forget(tensor)
@@ -127,9 +137,26 @@ class Shadows:
 
     def _forget(self, tensor: Tensor) -> None:
         """Something unknown was written into a tensor, and so into all that share its memory."""
-        place = tensor.untyped_storage().data_ptr()
-        for other in [t for t in self._known.keys() if t.untyped_storage().data_ptr() == place]:  # noqa: SIM118
+        for other in self._sharing(tensor):
             del self._known[other]
+
+    def _share(self, tensor: Tensor) -> None:
+        """What was written into a shadow is in those of its views too, as the views share its memory."""
+        new = self._known[tensor]
+        for other in self._sharing(tensor):
+            old = self._known[other]
+            if new.value is None or old.value is None or _place(new.value) != _place(old.value):
+                del self._known[other]
+            else:
+                merged = old.sites | new.sites, old.linear and new.linear, old.why or new.why
+                self._known[other] = Shadow(old.value, *merged, common=old.common & new.common)
+
+    def _sharing(self, tensor: Tensor) -> list[Tensor]:
+        return [other for other in list(self._known) if _place(other) == _place(tensor)]
+
+
+def _place(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def _meets(c: Call, own: Tensor, result: Tensor) -> bool:
@@ -149,4 +176,7 @@ def _shadow(c: Call, value: Tensor | None, touched: list[Shadow], linear: bool) 
     why = next((shadow.why for shadow in touched if shadow.why), "")
     if c.name not in MOVES and (value is None or (value.is_floating_point() and bool(value.isnan().any()))):
         why = why or f"{c.what} lets a dropped one change with the input"
-    return Shadow(value, frozenset[str]().union(*(shadow.sites for shadow in touched)), linear, why)
+    sites = frozenset[str]().union(*(shadow.sites for shadow in touched))
+    joins = c.name in ("cat", "stack") and len(touched) < len(c.tensors)
+    common = frozenset[str]() if joins else touched[0].common.intersection(*(shadow.common for shadow in touched))
+    return Shadow(value, sites, linear, why, common)

@@ -140,7 +140,7 @@ def _space(
         slots={slot: index[roots[slot]] for slot in slots},
         reason=reason,
         noise=noise,
-        linear=all(u.shadow and u.shadow.linear and u.shadow.sites >= noise.keys() for u in reads),
+        linear=not left and all(u.shadow is not None and u.shadow.moves(noise) for u in reads),
         constants=left,
         positions=positions,
     )
