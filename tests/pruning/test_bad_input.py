@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import dither
 from dither import pruning
 from tests.pruning.test_cases import drown_half
 
@@ -65,6 +67,101 @@ def test_a_view_that_fixes_a_width(sizes: tuple[int, ...]) -> None:
         pruning.attach(FixedView(sizes), torch.zeros(2, 1, 8, 8))
     line = int(str(error.value).partition("test_bad_input.py:")[2].split()[0])
     assert "# the line" in Path(__file__).read_text(encoding="utf-8").splitlines()[line - 1]
+
+
+def lazy() -> nn.Module:
+    return nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def quantised() -> nn.Module:
+    return nn.Sequential(nn.Linear(5, 8), torch.ao.nn.quantized.Linear(8, 3))
+
+
+KINDS: dict[str, tuple[Callable[[], Any], str]] = {
+    "scripted": (lambda: torch.jit.trace(mlp(), X), "is scripted or traced; give the Python module"),
+    "quantised": (quantised, "is quantised, a Linear; remove channels first"),
+    "meta": (lambda: mlp().to("meta"), '"0.weight" is on the meta device'),
+    "lazy": (lazy, '"0.weight" has no shape yet; run the model once'),
+    "complex": (lambda: mlp().to(torch.complex64), r'"0.weight" holds torch.complex64; noise needs'),
+    "old weight norm": (
+        lambda: nn.utils.weight_norm(nn.Linear(5, 3)),
+        "use torch.nn.utils.parametrizations.weight_norm",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # torch warns of all of these itself
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_of_models_that_are_refused(kind: str) -> None:
+    make, message = KINDS[kind]
+    with pytest.raises(ValueError, match=message):
+        pruning.attach(make(), X)
+
+
+def test_integer_parameters() -> None:
+    model = mlp()
+    model.steps = nn.Parameter(torch.zeros(3, dtype=torch.int64), requires_grad=False)
+    with pytest.raises(ValueError, match=r'"steps" holds torch.int64; noise needs'):
+        pruning.attach(model, X)
+
+
+def test_a_compiled_model_is_unwrapped() -> None:
+    model: Any = torch.compile(mlp(), backend="eager")
+    net = pruning.attach(model, X)
+    assert type(net) is nn.Sequential
+    assert list(pruning.gates(net)) == ["0"]
+
+
+def test_a_model_that_needs_keywords_shows_its_signature() -> None:
+    class Keyword(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = mlp()
+
+        def forward(self, *, pixels: Tensor, scale: float = 1.0) -> Tensor:
+            return self.layers(pixels * scale)
+
+    model = Keyword()
+    with pytest.raises(ValueError, match=r"called as Keyword\.forward\(\*, pixels: .*Tensor.*, scale: .* = 1\.0\)"):
+        pruning.attach(model, X)
+    assert list(pruning.gates(pruning.attach(model, {"pixels": X}))) == ["layers.0"]
+
+
+PARAMETRIZED = [
+    nn.utils.parametrizations.weight_norm,
+    nn.utils.parametrizations.spectral_norm,
+    nn.utils.parametrizations.orthogonal,
+]
+
+
+@pytest.mark.parametrize("norm", PARAMETRIZED, ids=lambda f: f.__name__)
+def test_parametrized_layers_are_baked(norm: Any, tmp_path: Path) -> None:
+    """Same function, plain parameters; the given model keeps its own, and a file goes into a fresh instance."""
+
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Linear(5, 8), nn.ReLU(), norm(nn.Linear(8, 6)), nn.ReLU(), nn.Linear(6, 3)).double()
+
+    model: Any = build().eval()
+    x = torch.randn(4, 5).double()
+    before = model(x)
+    net = pruning.attach(model, x)
+    assert list(pruning.gates(net)) == ["0", "2"]
+    assert nn.utils.parametrize.is_parametrized(model[2])
+    assert torch.equal(model(x), before)
+    drown_half(net, 0)
+    plan = pruning.plan(net, x)
+    whole, small = pruning.masked(net, plan), pruning.shrink(net, plan, x)
+    torch.testing.assert_close(whole(x), small(x), rtol=0, atol=1e-12)
+    dither.save(small, tmp_path / "net.safetensors")
+    assert torch.equal(dither.load(build(), tmp_path / "net.safetensors").eval()(x), small(x))
+
+
+def test_a_frozen_parametrized_layer_stays_frozen() -> None:
+    model = mlp()
+    nn.utils.parametrizations.weight_norm(model[2]).requires_grad_(False)
+    net: Any = pruning.attach(model, X)
+    assert not net[2].parametrizations.weight.original.requires_grad
+    assert net[0].weight.requires_grad
 
 
 def test_attaching_twice() -> None:

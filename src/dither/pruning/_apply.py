@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ._accept import bake
 from ._cut import POSITIONS, cut
 from ._decision import from_json
 from ._fold import give_bias
+from ._gates import find_bank
 from ._known import tell
 from ._narrow import gates_aside
 from ._plain import FixedScale, replace_module, select_columns
@@ -32,6 +34,8 @@ def apply_shrunk(model: nn.Module, record: Mapping[str, Any]) -> nn.Module:
     """
     if record.get("before"):
         apply_shrunk(model, record["before"])
+    if not find_bank(model):  # attach has done it
+        bake(model, record.get("baked", ()))
     for name, folded in record["scales"].items():
         layer = _submodule(model, name)
         if not isinstance(layer, (FixedScale, nn.Identity)):

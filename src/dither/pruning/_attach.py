@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .._inputs import Inputs
+from ._accept import accepted, bake, parametrized, signature
 from ._cut import ShrinkError, holders
-from ._gates import Bank, GatedWeight, forget, gates, refresh
+from ._gates import Bank, GatedWeight, find_bank, forget, gates, refresh
 from ._noise import LogNormalNoise
 from ._trial import fixed_by_code
 from .labels import Analysis, Slot, Space, analyse
@@ -32,6 +34,9 @@ def attach(
     so every layer that reads a channel gets a `torch.nn.utils.parametrize` parametrization. Class, forward pass and
     module names stay the user's. Train the result with ``loss + pruning.kl(net) / num_data``.
 
+    Parametrized tensors (weight norm, spectral norm) become plain parameters with the values that they have in eval
+    mode. What `torch.compile` returned is unwrapped; compile the result again.
+
     A width that the code of the model holds on to is found by a trial: such channels stay whole, get no noise, and the
     plan names the module and the line.
 
@@ -50,7 +55,9 @@ def attach(
         A new module of the same class, in the same mode, on the same device.
 
     Raises:
-        ValueError: If the model carries noise already, or if ``skip`` or ``features`` names a layer that is not there.
+        ValueError: If the model is scripted, quantised, lazy or on the meta device, has complex or integer parameters
+            or the old weight norm, carries noise already, does not run on the example inputs, or if ``skip`` or
+            ``features`` names a layer that is not there.
         ShrinkError: If no channel can be removed (with the reason for each layer), or if two runs of the model differ,
             so that no removal could be verified.
 
@@ -60,6 +67,7 @@ def attach(
         >>> gates(net)
         {'0': LogNormalNoise(16, dim=1, threshold=1.0, bounds=(-20.0, 0.0))}
     """
+    model = accepted(model)
     if found := gates(model):
         raise ValueError(
             f"the model carries noise already ({', '.join(found)}); attach to the model without it, or go on training."
@@ -69,7 +77,11 @@ def attach(
         if name not in names:
             raise ValueError(f'the model has no layer "{name}"; it has {", ".join(n for n in names if n)}.')
     net = copy.deepcopy(model)
-    analysis = analyse(net, example_inputs)
+    bake(net, baked := parametrized(net))
+    try:
+        analysis = analyse(net, example_inputs)
+    except ValueError as error:
+        raise ValueError(f"{error} The model is called as {signature(net)}.") from error
     chosen = [s for s in analysis.spaces if s.reason is None and not s.written_by(skip)]
     columns = column_layers(net, analysis, features)
     whole = fixed_by_code(net, chosen, example_inputs)
@@ -77,7 +89,9 @@ def attach(
         spaces = tuple(replace(s, reason=s.reason or whole.get(s.name)) for s in analysis.spaces)
         advice = f"\n{ADVICE}" if whole else ""
         raise ShrinkError(f"no channel of this model can be removed:\n{replace(analysis, spaces=spaces)}{advice}")
-    return _gate(net, [s for s in chosen if s.name not in whole], columns, whole)
+    gated = _gate(net, [s for s in chosen if s.name not in whole], columns, whole)
+    cast(Bank, find_bank(gated)).baked = baked
+    return gated
 
 
 def column_layers(net: nn.Module, analysis: Analysis, features: bool | Collection[str]) -> list[str]:

@@ -27,6 +27,7 @@ class Bank:
     def __init__(self, layers: dict[str, LogNormalNoise], whole: dict[str, str] | None = None) -> None:
         self.layers = layers
         self.whole = whole or {}
+        self.baked: list[str] = []  # tensors that were parametrized before
         self.fixed: Tensor | None = None
         self._theta: Tensor | None = None
         self._state: tuple[Any, ...] = ()

@@ -58,6 +58,7 @@ def resize(net: nn.Module, plan: Plan, example_inputs: Inputs, optimizer: Optimi
     }
     small = apply_shrunk(copy.deepcopy(net), record)
     stay = {**units, **{name: kept[f"{name}.loc"][0] for name in plan.sites}}
+    record["baked"] = bank.baked if bank else []
     record["numbers"] = _verify(net, small, stay, example_inputs)
     tell(small, record["numbers"])
     moved = _moved(net, small, record)

@@ -13,7 +13,7 @@ from ._apply import apply_shrunk
 from ._cut import keep_slots
 from ._decision import choose, features_left, select, to_json
 from ._fold import absorb, fold
-from ._gates import ungate
+from ._gates import find_bank, ungate
 from ._known import numbers
 from ._masked import masked, verify
 from ._plain import FixedScale
@@ -96,6 +96,7 @@ def shrink(
     apply_shrunk(small, record)
     verify(whole, small, example_inputs)
     before = getattr(net, "dither_shrunk", None)  # shrunk once already: both steps rebuild it from the original
-    record = {**record, "numbers": numbers(small), "plan": plan.to_dict(), "before": before}
+    baked = bank.baked if (bank := find_bank(net)) else []
+    record = {**record, "numbers": numbers(small), "baked": baked, "plan": plan.to_dict(), "before": before}
     small.dither_shrunk = record  # pyright: ignore[reportArgumentType]
     return small
