@@ -49,7 +49,7 @@ RULES: dict[Rule, str] = {
     reducing.group_norm: "native_group_norm",
     reducing.reduce: """mean sum amax amin var std var_mean std_mean prod logsumexp any all max min argmax argmin median
         linalg_vector_norm norm""",
-    reducing.along: "_softmax _log_softmax cumsum cumprod sort topk kthvalue",
+    reducing.along: "_softmax _safe_softmax _log_softmax cumsum cumprod sort topk kthvalue",
     reducing.glu: "glu",
     reducing.pool: """max_pool avg_pool adaptive_max_pool _adaptive_avg_pool adaptive_avg_pool fractional_max_pool
         upsample_ _upsample_ reflection_pad replication_pad""",
