@@ -191,8 +191,7 @@ def test_masked_is_eval_where_the_plan_keeps_what_the_noise_keeps(case: Case) ->
     with torch.no_grad():  # no layer may be empty, or the plan keeps more
         for gate in pruning.gates(net).values():
             gate.loc[0], gate.log_scale[0] = -0.1, -3.0
-    with torch.no_grad():
-        assert_same(case.run(net, 2), case.run(pruning.masked(net, pruning.plan(net, case.inputs())), 2))
+    assert_same(case.run(net, 2), case.run(pruning.masked(net, pruning.plan(net, case.inputs())), 2))
 
 
 def test_masked_keeps_more_than_eval_where_the_plan_does() -> None:
