@@ -27,6 +27,7 @@ from tests.cases.sequences import SEQUENCES as SEQUENCES
 from tests.cases.sharing import SHARING as SHARING
 from tests.cases.silent import SILENT as SILENT
 from tests.cases.splits import SPLITS as SPLITS
+from tests.cases.weights import WEIGHTS as WEIGHTS
 
 CASES = [
     *CHAINS,

@@ -11,7 +11,7 @@ from torch import nn
 
 from dither import pruning
 from dither._inputs import call, tensors, with_batch
-from tests.cases import CASES, Case
+from tests.cases import CASES, WEIGHTS, Case
 
 SCALE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 2e-2}  # of the output
 FIXED = "(fixes a size|takes channels by position|has one hidden_size)"
@@ -45,7 +45,7 @@ def test_the_right_channels_are_found(case: Case) -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("case", [c for c in CASES if c.removable], ids=lambda c: c.name)
+@pytest.mark.parametrize("case", [*WEIGHTS, *(c for c in CASES if c.removable)], ids=lambda c: c.name)
 def test_removal_is_exact(case: Case, seed: int) -> None:
     x = case.inputs()
     net = pruning.attach(build(case), x)

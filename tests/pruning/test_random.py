@@ -80,4 +80,4 @@ def test_attached_noise_is_exact_or_refused(block: int) -> None:
 
 @pytest.mark.parametrize("block", range(PLACED))
 def test_placed_noise_is_exact_or_refused(block: int) -> None:
-    assert lost_by(placed, block, noisy=True) >= 0.1 * EACH
+    assert lost_by(placed, block, noisy=True) >= 0.4 * EACH
