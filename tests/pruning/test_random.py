@@ -75,7 +75,7 @@ def placed(program: Program) -> bool:
 
 @pytest.mark.parametrize("block", range(ATTACHED))
 def test_attached_noise_is_exact_or_refused(block: int) -> None:
-    assert lost_by(attached, block, noisy=False) >= 0.8 * EACH
+    assert lost_by(attached, block, noisy=False) >= 0.7 * EACH  # 0.88 of all: 4 standard deviations
 
 
 @pytest.mark.parametrize("block", range(PLACED))
