@@ -177,6 +177,7 @@ def test_whatever_becomes_of_a_process_is_a_result(task: Any, result: str, reaso
     assert job.done(by_any=False)
     assert not jobs.Job("dither", "here/mlp", SEED, tmp_path, made_by="other code", limit=1).done(by_any=False)
 
+
 def test_the_page_is_what_the_results_say() -> None:
     values = json.loads(page.RESULTS.read_text(encoding="utf-8"))
     assert page.PAGE.read_text(encoding="utf-8") == page.render(values), "run: python -m zoo --page"

@@ -295,6 +295,10 @@ REFUSED = {
         lambda: Net(_overwrite, a=conv(3, 6), b=conv(3, 6), n=noise(6), c=conv(6, 2)),
         r'"c" reads them, but ',
     ),
+    "a view of zeros that were written over": (
+        lambda: Net(_write_over, a=conv(3, 6), n=noise(6), c=conv(6, 2)),
+        r'"c" reads them, but add in the network lets a dropped one change with the input',
+    ),
     "one noise called twice": (
         lambda: Net(lambda m, x: m.c(m.n(m.b(m.n(m.a(x))))), a=conv(3, 6), b=conv(6, 6), n=noise(6), c=conv(6, 2)),
         r'"n" is called twice',
@@ -316,6 +320,14 @@ REFUSED = {
         r"the network returns them",
     ),
 }
+
+
+def _write_over(m: Net, x: Tensor) -> Tensor:
+    """The same number everywhere, but another one for other inputs."""
+    zeros = x.new_zeros(1, 1, 1, 1)
+    view = zeros.view(1, 1, 1)
+    zeros.copy_(x.mean())
+    return m.c(m.n(m.a(x)) + view)
 
 
 def _overwrite(m: Net, x: Tensor) -> Tensor:
