@@ -13,6 +13,7 @@ from tests.pruning.test_cases import assert_same, drown_half
 from tests.random_networks import Program, programs
 
 ATTACHED, PLACED, EACH = 16, 4, 50  # a thousand networks; a block of them is one test, so that workers share them
+LEAST = 0.5  # of a block loses channels; of all, 0.90 and 0.74: hypothesis varies what it drew, so blocks differ
 HOW = settings(
     max_examples=EACH,
     deadline=None,
@@ -75,9 +76,9 @@ def placed(program: Program) -> bool:
 
 @pytest.mark.parametrize("block", range(ATTACHED))
 def test_attached_noise_is_exact_or_refused(block: int) -> None:
-    assert lost_by(attached, block, noisy=False) >= 0.7 * EACH  # 0.88 of all: 4 standard deviations
+    assert lost_by(attached, block, noisy=False) >= LEAST * EACH
 
 
 @pytest.mark.parametrize("block", range(PLACED))
 def test_placed_noise_is_exact_or_refused(block: int) -> None:
-    assert lost_by(placed, block, noisy=True) >= 0.4 * EACH
+    assert lost_by(placed, block, noisy=True) >= LEAST * EACH

@@ -95,10 +95,10 @@ def _noise(m: Any, s: Slices) -> None:
 
 def _recurrent(m: Any, s: Slices) -> None:
     gates = len(m.weight_ih_l0) // m.hidden_size
-    rows = {s.shape(getattr(m, name))[0] for name in m._flat_weights_names if name.startswith("weight_ih")}
-    if len(rows) > 1:
+    rows = {tuple(s.index(getattr(m, n), 0).tolist()) for n in m._flat_weights_names if n.startswith("weight_ih")}
+    if len(rows) > 1:  # also where as many stay by chance: other noise would leave other numbers
         raise ShrinkError(f"one {type(m).__name__} has one hidden_size for all its layers and directions")
-    m.input_size, m.hidden_size = s.shape(m.weight_ih_l0)[1], rows.pop() // gates
+    m.input_size, m.hidden_size = s.shape(m.weight_ih_l0)[1], s.shape(m.weight_ih_l0)[0] // gates
     if m.proj_size:
         m.proj_size = s.shape(m.weight_hr_l0)[0]
 
