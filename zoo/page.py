@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -42,10 +42,11 @@ code of dither by its fingerprint: {code}.
 """
 
 
-def collect(folder: Path, keys: Iterable[str], seed: int) -> dict[str, Any]:
+def collect(folder: Path, keys: Collection[str], seed: int) -> dict[str, Any]:
     """All results as one value, with the machine and the versions that they were made with."""
     networks: list[dict[str, Any]] = []
     codes: set[str] = set()
+    absent = {side: [key for key in keys if not Job(side, key, seed, folder, "", 0).path.exists()] for side in LIMITS}
     for key in keys:
         sides = {side: Job(side, key, seed, folder, "", limit).path for side, limit in LIMITS.items()}
         read = {side: json.loads(p.read_text(encoding="utf-8")) for side, p in sides.items() if p.exists()}
@@ -54,7 +55,7 @@ def collect(folder: Path, keys: Iterable[str], seed: int) -> dict[str, Any]:
             networks.append({"key": key, **{side: _without(result) for side, result in read.items()}})
     python = {"python": platform.python_version()}
     return {"machine": processor(), "versions": {**python, **versions()}, "seed": seed,
-            "code": sorted(codes), "networks": networks}  # fmt: skip
+            "code": sorted(codes), "absent": absent, "networks": networks}  # fmt: skip
 
 
 def write(values: dict[str, Any]) -> None:
@@ -80,8 +81,9 @@ def render(values: dict[str, Any]) -> str:
 def missed(values: dict[str, Any]) -> list[str]:
     """What should hold and does not; empty if all does."""
     networks = values["networks"]
+    found = [f"no result of {side} yet: {', '.join(keys)}" for side, keys in values.get("absent", {}).items() if keys]
     bad = [n["key"] for n in networks if n["dither"]["result"] not in {"exact", "refused"}]
-    found = [f"neither exact nor refused: {', '.join(bad)}"] if bad else []
+    found += [f"neither exact nor refused: {', '.join(bad)}"] if bad else []
     slow = [n["key"] for n in networks if n["dither"].get("analyse_s", (0, 0))[1] > SECONDS]
     found += [f"analysis takes more than {SECONDS:g} s: {', '.join(slow)}"] if slow else []
     refused = [n["key"] for n in networks if _library(n) in CLASSIFIERS and n["dither"]["result"] == "refused"]
