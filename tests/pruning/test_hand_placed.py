@@ -393,6 +393,12 @@ def test_refused_noise_still_computes_what_eval_computes(name: str) -> None:
     assert_same(net(x), pruning.masked(net, pruning.plan(net, x))(x))
 
 
+def test_random_numbers_are_no_constant() -> None:
+    net = Net(lambda m, x: m.c(m.n(m.a(x)) + torch.rand(1)), a=conv(3, 6), n=noise(6), c=conv(6, 2)).double()
+    (reason,) = [s.reason for s in pruning.analyse(net, torch.zeros(IMAGE).double()).spaces if s.name == "a"]
+    assert reason == '"c" reads them, but add in the network lets a dropped one change with the input'
+
+
 def test_attach_refuses_a_network_with_hand_placed_noise() -> None:
     with pytest.raises(ValueError, match=r"carries noise already \(1\)"):
         pruning.attach(nn.Sequential(nn.Linear(5, 8), noise(8), nn.Linear(8, 3)), torch.zeros(1, 5))
