@@ -83,7 +83,8 @@ def forgetful() -> Iterator[None]:
 @pytest.mark.usefixtures("forgetful")
 def test_torch_compile_reads_it_in_one_graph(number: int) -> None:
     case, small = SHRINKABLE[number], shrunk(number)
-    compiled = torch.compile(small, backend="eager", fullgraph=case.name != BRANCHING)
+    recurrent = any(isinstance(m, nn.RNNBase) for m in small.modules())  # torch compiles around these
+    compiled = torch.compile(small, backend="eager", fullgraph=case.name != BRANCHING and not recurrent)
     with torch.no_grad():
         assert_same(case.run(compiled, 2), case.run(small, 2))
 

@@ -99,11 +99,11 @@ class FewerHeads(nn.MultiheadAttention):
 
     def _projected(self, *inputs: Tensor) -> list[Tensor]:
         """Queries, keys and values: (N, L, rows) each."""
-        if self._parameters["in_proj_weight"] is not None:
+        if getattr(self, "in_proj_weight", None) is not None:
             weights = self.in_proj_weight.split(self.rows)
         else:
             weights = self.q_proj_weight, self.k_proj_weight, self.v_proj_weight
-        packed = self._parameters["in_proj_bias"]
+        packed = getattr(self, "in_proj_bias", None)
         biases = (None, None, None) if packed is None else packed.split(self.rows)
         return [F.linear(x, w, b) for x, w, b in zip(inputs, weights, biases, strict=True)]
 

@@ -38,6 +38,7 @@ def resize(net: nn.Module, plan: Plan, example_inputs: Inputs, optimizer: Optimi
     check(net, plan)
     analysis = analyse(ungate(copy.deepcopy(net)), example_inputs)
     whole = {space.name for space in analysis.spaces if space.constants or (space.noise and not space.linear)}
+    whole |= {space.name for space in analysis.spaces if _grouped(net, space)}
     choices = [replace(c, kept=tuple(range(c.total))) if c.name in whole else c for c in plan.spaces]
     plan = replace(plan, spaces=tuple(choices))
     chosen = choose(plan, analysis)
@@ -143,6 +144,12 @@ def _readable(choice: Choice, analysis: Analysis) -> tuple[int, ...]:
         if slot in space.slots:
             _one_of_each(space, space.slots[slot], stays)
     return tuple(stays.nonzero().flatten().tolist())
+
+
+def _grouped(net: nn.Module, space: Space) -> bool:
+    """Whether channels go by groups: which way, whole or the same positions of each, depends on the present widths."""
+    modules = (net.get_submodule(name.rpartition(".")[0]) for name, _ in space.slots)
+    return any(getattr(m, "groups", 1) > 1 and m.in_channels > m.groups for m in modules)  # pyright: ignore[reportAttributeAccessIssue, reportOperatorIssue]
 
 
 def _one_of_each(space: Space, channel: Tensor, stays: Tensor) -> None:
