@@ -234,6 +234,15 @@ def test_numbers_that_are_no_longer_alike_are_constants() -> None:
     assert "constant" in str(reasons(halves)["a"])
 
 
+def test_new_strides_that_move_numbers_pin() -> None:
+    def turned(m: Any, x: Tensor) -> Tensor:
+        y = m.a(x).movedim(-1, 1).contiguous().movedim(1, -1)  # channels first in memory
+        return m.head(y.as_strided(y.shape, (7 * 8, 8, 1)))
+
+    assert "as_strided" in str(reasons(turned)["a"])
+    assert reasons(lambda m, x: m.head((y := m.a(x)).as_strided(y.shape, y.stride())))["a"] is None
+
+
 def test_channels_that_are_written_into_a_part_of_another_tensor_stay() -> None:
     def put(m: Any, x: Tensor) -> Tensor:
         y = m.a(x)

@@ -25,16 +25,17 @@ def same(c: Call) -> None:
 
 
 def restride(c: Call) -> None:
-    """as_strided: where only the stride of dimensions of size 1 is new, as channels-last layers do it."""
+    """as_strided: where only the stride of dimensions of size 1 is new, as channels-last pooling does it.
+
+    In place, the strides from before are gone: only what is pooled to one pixel is taken for that.
+    """
+    given, in_place = c.args[0], c.args[0] is c.out
+    x = c.run.tags.get(given)
+    long = [d for d, size in enumerate(c.out.shape) if size > 1]
     dense = torch.empty(c.out.shape, device="meta").stride()
-    strides = zip(c.out.shape, c.out.stride(), dense, strict=True)
-    x = c.run.tags.get(c.args[0])
-    if (
-        x is None
-        or x.labels.shape != c.out.shape
-        or c.out.storage_offset()
-        or any(n > 1 and a != b for n, a, b in strides)
-    ):
+    if x is None or x.labels.shape != c.out.shape or c.out.storage_offset() or (in_place and len(long) > 2):
+        return c.pin()
+    if any(not given.stride(d) == c.out.stride(d) == dense[d] for d in long):
         return c.pin()
     c.run.tags[c.out] = x
     return None

@@ -8,6 +8,8 @@ shape beside its values (`_table.py` lists what each operator does to them):
   labels of its weight's input dimension, and *writes* the labels of its weight's output dimension;
 - an operator that moves data (view, permute, cat, split ...) is executed on the labels themselves;
 - an elementwise operator unites the labels that meet: residual adds, gates, biases, BatchNorm;
+- an operator that combines numbers along a dimension (softmax, LayerNorm, Q Kᵀ) unites the labels along it: heads and
+  groups go as a whole;
 - anything else *pins* the labels that it touches, and the plan says so.
 
 What ends in one class can only be kept or removed together, and a class names every slice of every tensor that goes
