@@ -58,10 +58,8 @@ BY_NAME = {name: rule for rule, names in RULES.items() if rule is not reducing.p
 POOLS = tuple(RULES[reducing.pool].split())  # by the beginning of the name: max_pool2d_with_indices, max_pool3d ...
 ALIKE = (pointwise, *(rule for rule in RULES if rule.__module__ == moving.__name__))  # numbers that are alike stay so
 VIEWS = (moving.same, moving.view, moving.move)
-# the code asks for them
+# What hands numbers to the code: it may decide by them.
 VALUES = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2"}
-    ["_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2"]
-)  # the code asks for them
 
 
 def apply(c: Call) -> None:
