@@ -19,7 +19,7 @@ from torch import nn
 import dither
 from dither import pruning
 from dither._inputs import call, evaluating, tensors
-from dither.pruning._gates import find_bank
+from dither.pruning.noise._gates import find_bank
 from zoo.networks import Entry, doubled
 from zoo.shares import shares
 

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 import dither
 from dither import pruning
 from dither._inputs import call
-from dither.pruning._gates import gated_weights
+from dither.pruning.noise._gates import gated_weights
 from tests.cases import CASES, Case, Net, conv, head
 from tests.pruning.test_cases import assert_same, build, drown_half
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dither import pruning
-from dither.pruning._cut import cut
-from dither.pruning._fewer_heads import FewerHeads
+from dither.pruning.cutting._cut import cut
+from dither.pruning.cutting._fewer_heads import FewerHeads
 from tests.cases import Net, conv, head
 from tests.pruning.test_cases import assert_same, drown_half
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from dither import pruning
 from dither._cost import cost
-from dither.pruning._macs import macs_of_tensors
-from dither.pruning._price import price
+from dither.pruning.budget._price import price
+from dither.pruning.measuring._macs import macs_of_tensors
 from tests.cases import CASES, Case
 from tests.pruning.test_cases import build, drown_half
 

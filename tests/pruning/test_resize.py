@@ -56,7 +56,7 @@ def resized(net: nn.Module, optimizer: Optimizer | None = None) -> tuple[nn.Modu
 
 def kept_of(net: nn.Module, small: nn.Module) -> Callable[[str, Tensor], Tensor]:
     """What is left of a tensor of ``net`` by its name, read off the record alone."""
-    record, bank = small.dither_shrunk, pruning._gates.find_bank(net)
+    record, bank = small.dither_shrunk, pruning.noise._gates.find_bank(net)
     gates = {
         id(p): record["gates"][name]
         for name, gate in (bank.layers.items() if bank else ())
@@ -83,7 +83,7 @@ def draw(net: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
 def inject(net: nn.Module, theta: dict[str, Tensor]) -> Tensor:
     """Let the gates be ``theta`` instead of a draw; the tensor whose gradient is that of θ."""
     fixed = torch.cat([*theta.values(), torch.ones(1).double()]).requires_grad_()
-    pruning._gates.find_bank(net).fixed = fixed
+    pruning.noise._gates.find_bank(net).fixed = fixed
     return fixed
 
 
@@ -186,11 +186,11 @@ def test_the_optimizers_take_the_same_steps(name: str, features: bool) -> None:
 def step(net: nn.Module, optimizer: Optimizer, masks: dict[str, Tensor]) -> None:
     """One step of the objective, every unit at its mean, where a mask says so at zero: θ is a function of the gates."""
     theta = [g.distribution.mean * masks[n] for n, g in pruning.gates(net).items()]
-    pruning._gates.find_bank(net).fixed = torch.cat([*theta, torch.ones(1).double()])
+    pruning.noise._gates.find_bank(net).fixed = torch.cat([*theta, torch.ones(1).double()])
     (F.cross_entropy(net(X), Y) + pruning.kl(net) / 100).backward()
     optimizer.step()
     optimizer.zero_grad()
-    pruning._gates.find_bank(net).fixed = None
+    pruning.noise._gates.find_bank(net).fixed = None
 
 
 def test_the_smaller_network_in_eval_mode_is_the_larger_one() -> None:
@@ -521,13 +521,13 @@ def test_wrappers_and_strangers_are_refused() -> None:
 
 
 def test_a_wrong_network_never_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = pruning._resize.apply_shrunk
+    right = pruning.shrinking._resize.apply_shrunk
 
     def wrong(net: nn.Module, record: Any) -> nn.Module:
         net = right(net, record)
         net[3].bias.data[0] += 0.01
         return net
 
-    monkeypatch.setattr(pruning._resize, "apply_shrunk", wrong)
+    monkeypatch.setattr(pruning.shrinking._resize, "apply_shrunk", wrong)
     with pytest.raises(pruning.ShrinkError, match=r"differs from the masked one.*nothing was returned"):
         resized(attached(model()))

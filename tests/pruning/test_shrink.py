@@ -205,7 +205,7 @@ def test_masked_keeps_more_than_eval_where_the_plan_does() -> None:
 
 
 def test_verification_refuses_a_wrong_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = pruning._apply.cut
+    right = pruning.shrinking._apply.cut
 
     def wrong(net: nn.Module, kept: Any) -> nn.Module:
         net = right(net, kept)
@@ -216,13 +216,13 @@ def test_verification_refuses_a_wrong_network(monkeypatch: pytest.MonkeyPatch) -
     net = pruning.attach(model(), X)
     drown_half(net, 0)
     plan = pruning.plan(net, X)
-    monkeypatch.setattr(pruning._apply, "cut", wrong)
+    monkeypatch.setattr(pruning.shrinking._apply, "cut", wrong)
     with pytest.raises(pruning.ShrinkError, match=r"differs from the masked one.*nothing was returned"):
         pruning.shrink(net, plan, X)
 
 
 def test_verification_refuses_an_output_that_is_not_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = pruning._apply.cut
+    right = pruning.shrinking._apply.cut
 
     def wrong(net: nn.Module, kept: Any) -> nn.Module:
         net = right(net, kept)
@@ -232,7 +232,7 @@ def test_verification_refuses_an_output_that_is_not_a_number(monkeypatch: pytest
     net = pruning.attach(model(), X)
     drown_half(net, 0)
     plan = pruning.plan(net, X)
-    monkeypatch.setattr(pruning._apply, "cut", wrong)
+    monkeypatch.setattr(pruning.shrinking._apply, "cut", wrong)
     with pytest.raises(pruning.ShrinkError, match="differs from the masked one by inf"):
         pruning.shrink(net, plan, X)
 
@@ -353,7 +353,7 @@ def test_zeros_as_example_inputs_do_not_blind_the_verification(monkeypatch: pyte
     net, x = pruning.attach(nn.Sequential(*layers), torch.zeros(2, 5)), torch.zeros(2, 5)
     drown_half(net, 0)
     plan = pruning.plan(net, x)
-    right = pruning._shrink.keep_slots
+    right = pruning.shrinking._shrink.keep_slots
 
     def shifted(chosen: Any) -> Any:
         return {
@@ -361,6 +361,6 @@ def test_zeros_as_example_inputs_do_not_blind_the_verification(monkeypatch: pyte
             for n, dims in right(chosen).items()
         }
 
-    monkeypatch.setattr(pruning._shrink, "keep_slots", shifted)
+    monkeypatch.setattr(pruning.shrinking._shrink, "keep_slots", shifted)
     with pytest.raises(pruning.ShrinkError, match="differs from the masked one"):
         pruning.shrink(net, plan, x)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from dither import pruning
 from dither._cost import cost
 from dither.pruning import Target
-from dither.pruning._control import BRAKE, INTEGRAL, LANDING, PROPORTIONAL, START, Control
-from dither.pruning._fill import fill
-from dither.pruning._price import price
+from dither.pruning.budget._control import BRAKE, INTEGRAL, LANDING, PROPORTIONAL, START, Control
+from dither.pruning.budget._fill import fill
+from dither.pruning.budget._price import price
 from tests.pruning.test_cases import drown_half
 
 X = torch.zeros(2, 12)
@@ -132,7 +132,7 @@ def test_a_time_is_measured_and_corrects_the_estimate(monkeypatch: pytest.Monkey
     """The measurement says 0.7 whatever is there: with decided gates the estimate says so too, from then on."""
     net = attached()
     control = Target(latency=0.99).control(net, torch.randn(512, 12), steps=100)
-    monkeypatch.setattr("dither.pruning._control.measured", lambda *_: 0.7)
+    monkeypatch.setattr("dither.pruning.budget._control.measured", lambda *_: 0.7)
     drown_half(net, 1)
     control.kl(net)
     assert control.share != pytest.approx(0.7, rel=1e-6)

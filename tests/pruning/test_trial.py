@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dither import pruning
-from dither.pruning import _trial
-from dither.pruning._cut import difference
-from dither.pruning._gates import find_bank
+from dither.pruning.attaching import _trial
+from dither.pruning.cutting._cut import difference
+from dither.pruning.noise._gates import find_bank
 from tests.cases import Net, conv
 from tests.pruning.test_cases import assert_same, drown_half
 

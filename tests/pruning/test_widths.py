@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from dither import pruning
-from dither.pruning import _widths
-from dither.pruning._latency import seconds_by_width
 from dither.pruning.labels import analyse
+from dither.pruning.measuring._latency import seconds_by_width
+from dither.pruning.planning import _widths
 from tests.pruning.test_cases import assert_same, drown_half
 
 X = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))

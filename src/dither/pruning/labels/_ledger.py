@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..._inputs import tensors
-from .._noise import LogNormalNoise
+from ..noise._noise import LogNormalNoise
 from ._shadow import Shadow, Shadows
 from ._tags import Slot, Tag, Use
 from ._union import CONSTANT, NEUTRAL, Labels, compress, core, owned, pure

@@ -28,7 +28,7 @@ from torch.nn.modules import module as hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..._inputs import Inputs, call, evaluating, outputs, tensors, varied
-from .._noise import LogNormalNoise
+from ..noise._noise import LogNormalNoise
 from ._ledger import Call, Ledger
 from ._spaces import Analysis, spaces
 from ._table import apply

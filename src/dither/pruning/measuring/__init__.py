@@ -1,0 +1,1 @@
+"""What the layers of a network cost: multiply-accumulates and measured time."""

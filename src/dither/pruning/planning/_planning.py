@@ -1,0 +1,186 @@
+"""plan: decide what stays, before anything is touched."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..._inputs import Inputs
+from ..attaching._trial import fixed_by_code
+from ..cutting._plain import replace_module
+from ..labels import Analysis, Space, analyse
+from ..noise._gates import find_bank, gates, ungate
+from ..noise._noise import LogNormalNoise, posterior
+from ._criteria import SNR, Criterion
+from ._plan import Choice, Plan, fingerprint
+from ._widths import free_widths
+
+QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def plan(
+    net: nn.Module,
+    example_inputs: Inputs,
+    *,
+    criterion: Criterion | None = None,
+    threshold: float | None = None,
+    multiple_of: int | Literal["auto"] = 1,
+) -> Plan:
+    """Decide which channels of a network with noise stay: those to which the criterion gives a positive score.
+
+    Nothing is changed. A layer is never emptied: its best channel stays. With ``multiple_of`` the next-best channels
+    stay until their number is a multiple; with "auto", where a measurement on this machine says that they cost no time.
+
+    Args:
+        net: What `attach` returned, trained, or a network with hand-placed `LogNormalNoise`.
+        example_inputs: As for `attach`. With "auto", time is measured on these, at their batch size.
+        criterion: What makes a unit stay. If None, the paper's: a signal-to-noise ratio above 1, ``SNR(1.0)``.
+        threshold: Short for ``criterion=SNR(threshold)``.
+        multiple_of: Round the kept channels of each space up to a multiple that the hardware likes. "auto" measures
+            the layers of each space at several widths and keeps as many channels as take no longer.
+
+    Returns:
+        The decision; print it.
+
+    Raises:
+        ValueError: If the network carries no noise, a parameter of the noise is not finite, an argument is out of
+            range, both a criterion and a threshold are given, or the criterion does not give one number to each unit.
+        ShrinkError: If noise is placed by hand and two runs of the network without it differ.
+
+    Example:
+        >>> from dither.pruning import attach
+        >>> net = attach(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)), torch.zeros(1, 8))
+        >>> with torch.no_grad():
+        ...     _ = gates(net)["0"].log_scale[:12].fill_(3.0)
+        >>> plan(net, torch.zeros(1, 8)).widths
+        {'0': (4, 16), '2': (4, 4)}
+    """
+    if multiple_of != "auto" and (isinstance(multiple_of, str) or multiple_of < 1):
+        raise ValueError(f'multiple_of is {multiple_of!r}; give multiple_of >= 1 or "auto".')
+    if criterion is not None and threshold is not None:
+        raise ValueError(f"got criterion={criterion} and threshold={threshold}; give one of them.")
+    criterion = criterion or SNR(1.0 if threshold is None else threshold)
+    layers = gates(net)
+    if not layers:
+        raise ValueError("the network carries no noise; call pruning.attach(model, example_inputs) and train it first.")
+    bank = find_bank(net)
+    snr, scores = _judge(layers, criterion)
+    analysis = analyse(ungate(copy.deepcopy(net)), example_inputs)
+    whole = bank.whole if bank else _fixed(net, analysis, example_inputs)
+    mine = [s for s in analysis.spaces if s.reason is None and s.name not in whole and not _other(s, scores)]
+    best = {s.name: score for s in mine if (score := _best(s, scores)) is not None}
+    if multiple_of == "auto":
+        found = {space.name: space for space in mine}
+        wanted = {name: (found[name], _rank(score), _wanted(score)) for name, score in best.items()}
+        widths = free_widths(net, example_inputs, wanted)
+    else:
+        widths = {name: _round_up(_wanted(score), multiple_of, len(score)) for name, score in best.items()}
+    spaces: list[Choice] = []
+    sites = {name: scores[name] > 0 for name in layers if not bank or name not in bank.layers}
+    for space in analysis.spaces:
+        if _other(space, scores):
+            continue
+        if space.name not in best:
+            reason = space.reason or whole.get(space.name) or "no noise was put on them (skip)"
+            spaces.append(Choice(space.name, tuple(range(space.size)), space.size, None, reason))
+            continue
+        score = best[space.name]
+        keep = _first(score, widths[space.name])
+        spaces.append(_choice(space.name, _best(space, snr), keep))
+        for name, at in space.noise.items():
+            channel = at.clamp(min=0)
+            signal = (scores[name] > 0) | (score[channel] <= 0)  # or kept although all its noise is large
+            sites[name] = torch.where(at >= 0, keep[channel] & signal, sites[name])
+    seen = {choice.name for choice in spaces}
+    for name, values in snr.items():  # where one channel is left, the label run may see other spaces than before
+        if bank and name in bank.layers and name not in seen and not name.endswith("[in]"):
+            whole = _choice(name, values, torch.ones(len(values), dtype=torch.bool))
+            spaces.append(replace(whole, reason="too few are left to choose from"))
+    columns = [
+        _choice(name, snr[name], _first(scores[name], _wanted(scores[name])))
+        for name in (bank.layers if bank else ())
+        if name.endswith("[in]")
+    ]
+    notes = list(analysis.notes)
+    if not any(layer.trained for layer in layers.values()):
+        notes += ["Nothing was learned: all noise is at its initial value, so the plan says nothing about the network."]
+        warnings.warn(f"{notes[-1]} Train with loss + pruning.kl(net) / num_data first.", UserWarning, stacklevel=2)
+    kept_sites = {name: tuple(mask.nonzero().flatten().tolist()) for name, mask in sites.items()}
+    note = "\n".join(notes)
+    return Plan(tuple(spaces), tuple(columns), kept_sites, repr(criterion), multiple_of, fingerprint(net), note)
+
+
+@torch.no_grad()
+def _judge(layers: Mapping[str, LogNormalNoise], criterion: Criterion) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The SNR and the score of every layer's units, in one call for all of them, on the CPU."""
+    for name, layer in layers.items():
+        if not all(bool(p.isfinite().all()) for p in layer.parameters()):
+            raise ValueError(f'the noise "{name}" has parameters that are not finite; go back to a good checkpoint.')
+    law = posterior(list(layers.values()))
+    ratios, scores = law.snr.cpu(), criterion.score(law).cpu()
+    if scores.shape != ratios.shape or bool(scores.isnan().any()):
+        raise ValueError(
+            f"{criterion} gave scores of shape {tuple(scores.shape)} with {int(scores.isnan().sum())} NaN for "
+            f"{len(ratios)} units; it must give one number to each."
+        )
+    sizes = [layer.num_features for layer in layers.values()]
+    snr, score = (dict(zip(layers, values.split(sizes), strict=True)) for values in (ratios, scores))
+    return snr, score
+
+
+def _fixed(net: nn.Module, analysis: Analysis, example_inputs: Inputs) -> dict[str, str]:
+    """The spaces under noise placed by hand that the code holds on to: what `attach` finds out for its own gates."""
+    bare = copy.deepcopy(net)
+    for noise in gates(bare).values():
+        replace_module(bare, noise, nn.Identity())
+    return fixed_by_code(bare, [s for s in analysis.spaces if s.reason is None and s.noise], example_inputs)
+
+
+def _best(space: Space, values: Mapping[str, Tensor]) -> Tensor | None:
+    """The value of each channel of a space; where several layers of noise must all drop it, the largest."""
+    if not space.noise:
+        return values.get(space.name)
+    best = torch.full((space.size,), -math.inf, dtype=torch.float64)
+    for name, at in space.noise.items():
+        here = at >= 0
+        best.scatter_reduce_(0, at[here], values[name][here].double(), "amax")
+    return best
+
+
+def _wanted(score: Tensor) -> int:
+    """How many channels the criterion keeps; never none."""
+    return max(int((score > 0).sum()), 1)
+
+
+def _round_up(count: int, multiple_of: int, size: int) -> int:
+    return min(math.ceil(count / multiple_of) * multiple_of, size)
+
+
+def _other(space: Space, values: Mapping[str, Tensor]) -> bool:
+    """Whether a gate has the name of these channels, but was made for others."""
+    return not space.noise and space.name in values and len(values[space.name]) != space.size
+
+
+def _rank(score: Tensor) -> Tensor:
+    """The channels, best first."""
+    return score.argsort(descending=True, stable=True)
+
+
+def _first(score: Tensor, count: int) -> Tensor:
+    """The best ``count`` channels, as a mask."""
+    keep = torch.zeros(len(score), dtype=torch.bool)
+    keep[_rank(score)[:count]] = True
+    return keep
+
+
+def _choice(name: str, snr: Tensor | None, keep: Tensor) -> Choice:
+    levels = torch.tensor(QUANTILES, dtype=torch.float64)
+    quantiles = None if snr is None else tuple(torch.quantile(snr.double(), levels).tolist())
+    return Choice(name, tuple(keep.nonzero().flatten().tolist()), len(keep), quantiles)

@@ -1,0 +1,73 @@
+"""masked: carry a plan out at full size, with zeros; and the proof that a smaller network is the same."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..._inputs import Inputs, tensors, varied, with_batch
+from ..cutting._cut import ShrinkError, difference, runs
+from ..cutting._plain import FixedScale, replace_module
+from ..noise._gates import find_bank, gates, ungate
+from ..planning._decision import check
+from ..planning._plan import Plan
+
+
+def masked(net: nn.Module, plan: Plan) -> nn.Module:
+    """The network that ``plan`` means, at full size: Eθ where it keeps, zeros where it drops.
+
+    What `shrink` must equal. Plain layers: the means are multiplied into the weights that read the channels.
+
+    Args:
+        net: The network that the plan was made for.
+        plan: What `plan` returned.
+
+    Returns:
+        A new module without noise.
+
+    Raises:
+        ValueError: If the plan was made for another network, or was edited to keep or remove what it cannot.
+    """
+    check(net, plan)
+    kept = {**{c.name: c.kept for c in (*plan.spaces, *plan.columns)}, **plan.sites}
+    return baked(net, {name: mean_theta(layer, kept[name]) for name, layer in gates(net).items()})
+
+
+def baked(net: nn.Module, theta: Mapping[str, Tensor]) -> nn.Module:
+    """A copy without noise: each layer of noise, by its name in `gates`, at the given values."""
+    plain = copy.deepcopy(net)
+    bank = find_bank(plain)
+    if bank is not None:
+        values = [theta[name] for name in bank.layers]
+        ungate(plain, torch.cat([*values, values[0].new_ones(1)]))
+    for name, layer in gates(plain).items():
+        replace_module(plain, layer, FixedScale(theta[name], layer.dim))
+    return plain
+
+
+@torch.no_grad()
+def mean_theta(layer: Any, kept: tuple[int, ...]) -> Tensor:
+    """Eθ at the indices ``kept`` and 0 elsewhere."""
+    mean = layer.distribution.mean
+    index = torch.tensor(kept, dtype=torch.int64, device=mean.device)
+    return torch.zeros_like(mean).index_copy_(0, index, mean[index])
+
+
+def verify(whole: nn.Module, small: nn.Module, example_inputs: Inputs) -> None:
+    """Compare two networks on the example inputs and, where the first runs on it, on another batch size.
+
+    Raises:
+        ShrinkError: If their outputs differ by more than the tolerance of the dtype.
+    """
+    rows = next((len(t) for t in tensors(example_inputs) if t.ndim), 0)
+    others = [varied(example_inputs), with_batch(varied(example_inputs), rows + 1)]
+    worst = difference(whole, small, [example_inputs, *(batch for batch in others if runs(whole, batch))])
+    if not worst <= 1:
+        raise ShrinkError(
+            f"the shrunk network differs from the masked one by {worst:.3g} times the tolerance; nothing was returned. "
+            "Leave the layers of the plan out one by one with attach(skip=[...]) to find the one to blame."
+        )
