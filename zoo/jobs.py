@@ -20,7 +20,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {"dither": 240, "rival": 60}  # seconds of the processor, building the network included; by side
-PATIENCE = 5  # as long on the clock: a busy machine makes nobody slower
+PATIENCE = 20  # as long on the clock: a busy machine makes nobody slower
 MEMORY = 10 * 2**30  # bytes that a process may allocate
 SOURCES = {
     "dither": ("src/dither/pruning", "src/dither/_inputs.py", "zoo/exact.py", "zoo/shares.py", "zoo/networks.py"),
