@@ -43,6 +43,7 @@ bench: $(VENV)/.dev
 	$(RUN)/python -m benchmarks.training_step
 	$(RUN)/python -m benchmarks.prediction
 	$(RUN)/python -m benchmarks.shrink_while_training --threads 1
+	$(RUN)/python -m benchmarks.target --threads 1
 
 clean:
 	rm -rf $(VENV) $(ZOO) site

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from dither.training._report import machine, versions
 HERE = Path(__file__).parent
 
 
-def options(doc: str, *, repeats: int) -> argparse.Namespace:
-    """The command line of every benchmark; sets seed and threads."""
+def options(
+    doc: str, *, repeats: int, add: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+) -> argparse.Namespace:
+    """The command line of every benchmark, with what one has beside; sets seed and threads."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--repeats", type=int, default=repeats, help="timed rounds; every round runs every variant once"
@@ -27,6 +30,7 @@ def options(doc: str, *, repeats: int) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, two rounds, nothing is written: does it run?")
     parser.add_argument("--note", default="", help="a remark on the run that goes into the results")
+    add(parser)
     chosen = parser.parse_args()
     if chosen.smoke:
         chosen.repeats, chosen.warmup = 2, 1
