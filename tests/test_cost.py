@@ -4,10 +4,13 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import dither
 from dither import _cost, _modes, _onnx
+from dither.pruning.measuring._macs import macs_of_tensors
 
 
 class TwoInputs(nn.Module):
@@ -232,3 +235,18 @@ def test_cuda_is_waited_for() -> None:
     net = nn.Linear(4096, 4096, device="cuda")
     it = dither.cost(net, torch.zeros(1, 4096, device="cuda"), batch_sizes=(8192,), repeats=3)
     assert it.latency[8192].median > it.macs * 8192 / 1e15  # below that, only the launch was timed
+
+
+class Fused(nn.Module):
+    """Attention with 2 heads of keys for 4 of queries."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+
+
+@pytest.mark.parametrize("backend", [SDPBackend.MATH, SDPBackend.FLASH_ATTENTION])
+def test_attention_counts_whatever_computes_it(backend: SDPBackend) -> None:
+    x = (torch.randn(3, 4, 5, 8), torch.randn(3, 2, 7, 8), torch.randn(3, 2, 7, 8))
+    with sdpa_kernel(backend):
+        assert dither.cost(Fused(), x, batch_sizes=()).macs == 4 * 5 * 7 * (8 + 8)
+        assert macs_of_tensors(Fused(), x) == ({}, 4 * 5 * 7 * (8 + 8))

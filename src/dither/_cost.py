@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ._cost_report import Comparison as Comparison
 from ._cost_report import Cost as Cost
 from ._cost_report import Latency
 from ._cost_report import Spread as Spread
+from ._flops import counter
 from ._inputs import Inputs, call, evaluating, tensors, with_batch
 from ._modes import MODES, UnavailableError, eager, prepare
 
@@ -184,9 +184,9 @@ def _spreads(times: Mapping[int, list[list[float]]], net: int) -> Latency:
 
 
 def _macs(net: nn.Module, inputs: Inputs) -> int:
-    with FlopCounterMode(display=False) as counter:
+    with counter() as run:
         call(net, inputs)
-    return counter.get_total_flops() // 2
+    return run.get_total_flops() // 2
 
 
 def _setting(net: nn.Module, inputs: Inputs) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
+from ..._flops import counter, flops
 from ..._inputs import Inputs, call, evaluating, tensors
 
 
@@ -35,9 +35,9 @@ class MacsByTensor(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        operator = func._overloadpacket
-        if operator in flop_registry:
-            count = flop_registry[operator](*args, **(kwargs or {}), out_val=out) / 2
+        operations = flops(func._overloadpacket, args, kwargs or {}, out)
+        if operations is not None:
+            count = operations / 2
             self.total += count
             operands = [a for a in args if isinstance(a, Tensor) and a.ndim > 1]  # a bias is added, not multiplied
             read = {self.names.get(a.untyped_storage().data_ptr()) for a in operands} - {None}
@@ -50,7 +50,7 @@ def macs_of_tensors(net: nn.Module, example_inputs: Inputs) -> tuple[dict[str, f
     """Multiply-accumulates of one example: of each tensor, and of what reads none."""
     named = {**dict(net.named_parameters()), **dict(net.named_buffers())}
     # The counter is entered last, so it takes composite operators apart before they are seen here.
-    with evaluating(net), MacsByTensor(named) as run, FlopCounterMode(display=False):
+    with evaluating(net), MacsByTensor(named) as run, counter():
         call(net, example_inputs)
     batch = max(next((t.shape[0] for t in tensors(example_inputs) if t.ndim), 1), 1)
     fixed = run.total - sum(run.spent.values())
