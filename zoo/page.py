@@ -16,6 +16,7 @@ RESULTS, PAGE = ROOT / "zoo" / "results.json", ROOT / "docs" / "zoo.md"
 SECONDS = 3.0  # to analyse a network of at most 100 million parameters
 REFUSED = 3  # torchvision classification models, at most
 LOSING = 0.8  # share of timm and transformers models that lose parameters, at least
+ENDS = {"exact": "right", "pass": "right", "memory": "crash"} | {e: e for e in ("refused", "wrong", "crash", "timeout")}
 CLASSIFIERS, OTHERS = ("torchvision",), ("timm", "transformers")
 
 HEAD = """# The zoo
@@ -35,7 +36,8 @@ that neither has seen.
 - **Torch-Pruning** removes half of the channels of each of its groups at random, as its documentation says: last layers
   ignored, heads of attention named, sizes of attention modules adapted afterwards. "pass" means that what is left
   computes what the network at full size computes with the same channels set to zero where they are read (to 1e-6 of the
-  scale, in float64), "wrong" that it computes something else, without a word. Limit: {limit} seconds of the processor.
+  scale, in float64), "wrong" that it computes something else, without a word. Its analysis is the building of its
+  graph. Limit: {limit} seconds of the processor.
 
 `make test-zoo` writes this page, from `zoo/results.json`. {machine}; {versions}; seed {seed};
 code of dither by its fingerprint: {code}.
@@ -140,18 +142,29 @@ def _row(network: dict[str, Any]) -> list[str]:
 
 
 def _summary(networks: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    header = ["", "networks", "exact", "refused", "wrong", "other", "analysis, s: median, largest",
-              "Torch-Pruning: pass", "wrong", "crash", "refused", "timeout"]  # fmt: skip
+    header = [
+        "",
+        "networks",
+        "",
+        "right",
+        "refused",
+        "wrong",
+        "crash",
+        "timeout",
+        "not run",
+        "analysis, s: median, largest",
+    ]
     rows: list[list[str]] = []
     for library in [*dict.fromkeys(map(_library, networks)), "all"]:
         own = [n for n in networks if library in {_library(n), "all"}]
-        ours, theirs = (Counter(n.get(side, {}).get("result") for n in own) for side in ("dither", "rival"))
-        known = [ours[name] for name in ("exact", "refused", "wrong")]
-        seconds = [n["dither"]["analyse_s"][1] for n in own if "analyse_s" in n["dither"]] or [float("nan")]
-        theirs["crash"] += theirs["memory"]
-        ends = [theirs[name] for name in ("pass", "wrong", "crash", "refused", "timeout")]
-        times = f"{median(seconds):.2f}, {max(seconds):.2f}"
-        rows.append([library, *map(str, [len(own), *known, len(own) - sum(known)]), times, *map(str, ends)])
+        for side, name in (("dither", "dither"), ("rival", "Torch-Pruning")):
+            results = [n.get(side, {}) for n in own]
+            found = Counter(ENDS.get(r.get("result", ""), "not run") for r in results)
+            knowing = {"dither": "analyse_s", "rival": "build_s"}[side]
+            seconds = [r[knowing][1] for r in results if knowing in r]
+            times = f"{median(seconds):.2f}, {max(seconds):.2f}" if seconds else ""
+            first = [library, str(len(own))] if side == "dither" else ["", ""]
+            rows.append([*first, name, *(str(found[end]) for end in header[3:-1]), times])
     return header, rows
 
 
