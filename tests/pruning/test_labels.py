@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dither import pruning
-from dither.pruning.labels import _table
+from dither.pruning.labels import _steps, _table
 from dither.pruning.labels._moving import refine
 from dither.pruning.labels._union import CONSTANT, Labels, compress, core
 from tests.cases import CASES, IMAGE, Net, conv, head
@@ -316,3 +316,69 @@ def test_a_call_that_a_rule_does_not_understand_pins(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setitem(_table.BY_NAME, "relu", broken)
     assert "is not understood" in str(reasons(lambda m, x: m.head(m.a(x).relu()))["a"])
+
+
+# --- steps in time ---------------------------------------------------------------------------------------------------
+STEPPING = [
+    (kind, layers, both, hidden, front)
+    for kind in (nn.RNN, nn.GRU, nn.LSTM)
+    for layers, both, hidden, front in ((1, False, False, "a"), (1, True, True, ""), (2, True, False, "e"))
+]
+
+
+class Stepping(nn.Module):
+    """A recurrent layer behind a linear layer, positions or nothing; its states may begin with a constant."""
+
+    def __init__(self, kind: type[nn.RNNBase], layers: int, both: bool, hidden: bool, front: str) -> None:
+        super().__init__()
+        self.a, self.e, self.front, self.hidden = nn.Linear(4, 4), nn.Embedding(20, 4), front, hidden
+        self.r = kind(4, 5, num_layers=layers, bidirectional=both, batch_first=True)
+        self.out, self.last = nn.Linear(5 * (1 + both), 3), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.a(x) + self.e(torch.arange(x.shape[1])) if self.front == "e" else self.a(x) if self.front else x
+        one = torch.ones(self.r.num_layers * (1 + self.r.bidirectional), len(x), 5) if self.hidden else None
+        steps, last = self.r(x, (one, one) if self.hidden and isinstance(self.r, nn.LSTM) else one)
+        return self.out(steps), self.last(last[0] if isinstance(self.r, nn.LSTM) else last)
+
+
+def told(analysis: pruning.Analysis) -> list[Any]:
+    spaces = [(str(s), {slot: at.tolist() for slot, at in s.slots.items()}) for s in analysis.spaces]
+    return [spaces, analysis.columns, analysis.notes]
+
+
+@pytest.mark.parametrize("which", STEPPING, ids=lambda w: f"{w[0].__name__}-{w[1:]}")
+def test_few_steps_of_a_recurrent_layer_stand_for_all(which: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = Stepping(*which), torch.randn(2, 7, 4)
+    few = told(pruning.analyse(model, x))
+    monkeypatch.setattr(_steps, "STEPS", 7)
+    assert told(pruning.analyse(model, x)) == few
+
+
+def test_the_labels_of_a_recurrent_layer_do_not_cost_more_with_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+    find = Labels.find
+
+    def counted(union: Labels, labels: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return find(union, labels)
+
+    monkeypatch.setattr(Labels, "find", counted)
+    counts: list[int] = []
+    for steps in (5, 50):
+        calls = 0
+        pruning.analyse(Stepping(nn.LSTM, 2, True, False, "a"), torch.randn(2, steps, 4))
+        counts.append(calls)
+    assert counts[0] == counts[1]
+
+
+def test_a_recurrent_layer_runs_all_its_steps_for_code_that_looks_at_them() -> None:
+    """What it returns are the real numbers: they decide about the path."""
+
+    def decides(m: Any, x: Tensor) -> Tensor:
+        y = m.r(x)[0]
+        return m.b(m.a(y)) if bool((y[:, -1] - m.r(x[:, :2])[0][:, -1]).abs().max() > 1e-3) else m.c(y)
+
+    net = Net(decides, r=nn.GRU(4, 5, batch_first=True), a=nn.Linear(5, 6), b=nn.Linear(6, 3), c=nn.Linear(5, 3))
+    assert [s.name for s in pruning.analyse(net, torch.randn(2, 7, 4)).spaces][1] == "a"

@@ -22,7 +22,6 @@ from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -31,6 +30,7 @@ from ..._inputs import Inputs, call, evaluating, outputs, tensors, varied
 from ..noise._noise import LogNormalNoise
 from ._ledger import Call, Ledger
 from ._spaces import Analysis, spaces
+from ._steps import along_time, decomposed, few_steps
 from ._table import apply
 
 
@@ -42,6 +42,7 @@ class Run(TorchDispatchMode):
         self.ledger = Ledger(model, by_position)
         self.names = {id(m): name for name, m in model.named_modules()}
         self.paused = 0
+        self.cut_short: list[tuple[Tensor, int] | None] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -63,20 +64,61 @@ class Run(TorchDispatchMode):
             self.ledger.uses_of(parameter)
 
     @contextmanager
+    def _pause(self) -> Generator[None]:
+        """Operators in here are none of the network's."""
+        self.paused += 1
+        try:
+            yield
+        finally:
+            self.paused -= 1
+
+    def _few_steps(self, layer: nn.RNNBase, args: Any) -> Any:
+        """The arguments of a recurrent layer with few steps instead of all, where they are alike to labels."""
+        time = None if self.ledger.noisy else along_time(layer, args)
+        if time is not None:
+            with self._pause():
+                tag = self.ledger.of(args[0])
+                time = None if tag.fields or self.ledger.union.varies(tag.labels)[time] else time
+        self.cut_short.append(None if time is None else (args[0], time))
+        return None if time is None else (few_steps(args[0], time), *args[1:])
+
+    def _all_steps(self, layer: nn.RNNBase, args: Any, kwargs: Any, few: Any) -> Any:
+        """What the layer returns for all steps, with the labels of what it has returned for a few."""
+        if (given := self.cut_short.pop()) is None:
+            return None
+        x, time = given
+        with self._pause():
+            with decomposed(False):
+                out = layer.forward(x, *args[1:], **kwargs)
+            for short, tensor in zip(tensors(few), tensors(out), strict=True):
+                labels = self.ledger.of(short).labels
+                if short.shape != tensor.shape:  # the output; the last hidden states are no longer than they were
+                    labels = self.ledger.union.together(labels, [time], f'"{self.ledger.module}" joins its steps')
+                    labels = labels.narrow(time, 0, 1)
+                self.ledger.set(tensor, labels)
+        return out
+
+    @contextmanager
     def watching(self) -> Generator[None]:
         """Know the running module by name, and take hand-placed noise as a site instead of looking inside it."""
 
-        def before(module: nn.Module, args: Any) -> None:
+        def before(module: nn.Module, args: Any) -> Any:
             self.ledger.stack.append(self.names.get(id(module), type(module).__name__) or "the network")
             self.paused += isinstance(module, LogNormalNoise)
+            return self._few_steps(module, args) if isinstance(module, nn.RNNBase) else None
 
-        def after(module: nn.Module, args: Any, out: Any) -> None:
+        def after(module: nn.Module, args: Any, kwargs: Any, out: Any) -> Any:
+            result = self._all_steps(module, args, kwargs, out) if isinstance(module, nn.RNNBase) else None
             name = self.ledger.stack.pop()
             if isinstance(module, LogNormalNoise):
                 self._noise(name, module, args[0], out)
                 self.paused -= 1
+            return result
 
-        handles = [hooks.register_module_forward_pre_hook(before), hooks.register_module_forward_hook(after)]
+        handles = [
+            hooks.register_module_forward_pre_hook(before),
+            hooks.register_module_forward_hook(after, with_kwargs=True),
+        ]
         try:
             with self:
                 yield
@@ -119,21 +161,11 @@ def _one_class(ledger: Ledger, labels: Tensor) -> bool:
     return not any(ledger.union.varies(labels))
 
 
-@contextmanager
-def _decomposed() -> Generator[None]:
-    """Recurrent layers as their operators, not as one kernel that nobody can look into."""
-    (enabled,) = torch.backends.mkldnn.set_flags(_enabled=False)[:1]
-    try:
-        yield
-    finally:
-        torch.backends.mkldnn.set_flags(_enabled=enabled)
-
-
 def _run(model: nn.Module, example_inputs: Inputs, by_position: Collection[str] = ()) -> Run:
     """One run on labels."""
     run, inputs = Run(model, by_position), varied(example_inputs)
     try:
-        with evaluating(model), _decomposed(), run.watching():
+        with evaluating(model), decomposed(), run.watching():
             out = call(model, inputs)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         shapes = [tuple(tensor.shape) for tensor in tensors(example_inputs)]
