@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ._export import Exported as Exported
     from ._export import ExportError as ExportError
     from ._export import export as export
+    from ._processes import alone as alone
     from ._sampling import Stochastic as Stochastic
     from ._sampling import sampling as sampling
     from .prediction import Ensemble as Ensemble
@@ -34,6 +35,7 @@ _HOMES = {
     **dict.fromkeys(("CheckpointError", "load", "save"), "._checkpoint"),
     **dict.fromkeys(("Comparison", "Cost", "compare", "cost"), "._cost"),
     **dict.fromkeys(("ExportError", "Exported", "export"), "._export"),
+    "alone": "._processes",
     **dict.fromkeys(("Stochastic", "sampling"), "._sampling"),
     **dict.fromkeys(("Ensemble", "Prediction", "predict"), ".prediction"),
 }

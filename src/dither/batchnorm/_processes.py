@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import chain, zip_longest
-from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
+from .._processes import gathered, num_processes
 from ._moments import Moments
-from ._observe import PICTURED_BATCHES, Observed, Place
-
-
-@dataclass(frozen=True)
-class _Message:
-    """What a process tells the others; tensors are on the CPU."""
-
-    problem: str
-    places: tuple[Place, ...]
-    count: int
-    sums: Tensor | None
-    records: list[Tensor]
-    pictures: list[Tensor]
-    batch_size: int
-    left_out: int
+from ._observe import PICTURED_BATCHES, Observed
 
 
 def together(observe: Callable[[], Observed], num_records: int) -> Observed:
@@ -37,60 +23,33 @@ def together(observe: Callable[[], Observed], num_records: int) -> Observed:
         RuntimeError: If another process failed; this one would wait for it forever.
         ValueError: If processes saw batches of different sizes or different networks.
     """
-    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+    if num_processes() == 1:
         return observe()
-    own, failure = Observed(), None
-    try:
-        own = observe()
-    except Exception as error:
-        failure = error
-    messages = _exchange(_message(own, failure))
-    if failure is not None:
-        raise failure
-    for rank, message in enumerate(messages):
-        if message.problem:
-            raise RuntimeError(f"process {rank} failed: {message.problem}")
-    return _united([message for message in messages if message.count], num_records)
+    return _united([seen for seen in gathered(lambda: _sent(observe())) if seen.moments is not None], num_records)
 
 
-def _message(own: Observed, failure: Exception | None) -> _Message:
+def _sent(own: Observed) -> Observed:
+    """With its sums on the CPU, as it travels."""
     moments = own.moments
-    return _Message(
-        problem="" if failure is None else f"{type(failure).__name__}: {failure}",
-        places=own.places,
-        count=0 if moments is None else moments.count,
-        sums=None if moments is None else moments.stacked().cpu(),
-        records=own.records,
-        pictures=own.pictures,
-        batch_size=own.batch_size,
-        left_out=own.left_out,
-    )
+    return replace(own, moments=moments and Moments.unstacked(moments.count, moments.stacked().cpu()))
 
 
-def _exchange(message: _Message) -> list[_Message]:
-    messages: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(messages, message)
-    return messages
-
-
-def _united(messages: list[_Message], num_records: int) -> Observed:
+def _united(parts: list[Observed], num_records: int) -> Observed:
     """In the order of the ranks, so that the last bit is the same everywhere."""
     united = Observed()
-    if not messages:
+    if not parts:
         return united
-    sizes = sorted({message.batch_size for message in messages})
+    sizes = sorted({part.batch_size for part in parts})
     if len(sizes) > 1:
         raise ValueError(f"processes see batches of {' and '.join(map(str, sizes))} examples; give all the same size")
-    if len({message.places for message in messages}) > 1:
+    if len({part.places for part in parts}) > 1:
         raise ValueError("processes run different networks: their BatchNorm layers are called differently")
-    for message in messages:
-        if message.sums is not None:
-            part = Moments.unstacked(message.count, message.sums)
-            united.moments = part if united.moments is None else united.moments.merge(part)
-    united.places, united.batch_size = messages[0].places, sizes[0]
-    united.records = _in_turn([message.records for message in messages])[:num_records]
-    united.pictures = _in_turn([message.pictures for message in messages])[:PICTURED_BATCHES]
-    united.left_out = sum(message.left_out for message in messages)
+    for moments in (part.moments for part in parts if part.moments):
+        united.moments = moments if united.moments is None else united.moments.merge(moments)
+    united.places, united.batch_size = parts[0].places, sizes[0]
+    united.records = _in_turn([part.records for part in parts])[:num_records]
+    united.pictures = _in_turn([part.pictures for part in parts])[:PICTURED_BATCHES]
+    united.left_out = sum(part.left_out for part in parts)
     return united
 
 

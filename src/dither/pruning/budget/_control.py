@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..._inputs import Inputs
+from ..._processes import decided, unwrapped
 from ..noise._kl import kl
 from ..planning._planning import plan
 from ._fill import measured
@@ -72,6 +73,7 @@ class Control:
 
         The objective of one example is ``F.cross_entropy(net(x), y) + control.kl(net) / num_data``.
         """
+        net = unwrapped(net)
         if not self.price.exact and self.step and self.step % max(self.steps // MEASUREMENTS, 1) == 0:
             self._measure(net)
         if self.step % max(self.steps // UPDATES, 1) == 0:
@@ -104,9 +106,13 @@ class Control:
 
     def _measure(self, net: nn.Module) -> None:
         """What the shrunk network costs more than its price says."""
-        decided = plan(net, self.example_inputs, threshold=self.threshold)
-        share = measured(net, decided, self.example_inputs, self.quantity)
-        self.offset = share * self.price.full - float(self.price(self.price.units.kept(decided)))
+
+        def offset() -> float:
+            now = plan(net, self.example_inputs, threshold=self.threshold)
+            share = measured(net, now, self.example_inputs, self.quantity)
+            return share * self.price.full - float(self.price(self.price.units.kept(now)))
+
+        self.offset = decided(offset)
 
 
 def present(snr: Tensor, band: float) -> Tensor:

@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass
 from torch import nn
 
 from ..._inputs import Inputs
+from ..._processes import check_same, decided, unwrapped
 from ..planning._plan import Plan
 from ..planning._planning import plan as plan_by_threshold
 from ._control import Control
 from ._fill import within
-from ._price import price
+from ._price import Price, price
 from ._weights import latency_weights, relative
 
 
@@ -78,6 +79,7 @@ class Target:
         Raises:
             ValueError: If the network carries no noise, ``steps`` is below 1, or the target is out of reach: with one
                 unit in every layer the network would still cost more.
+            RuntimeError: If the first of several processes failed; it measures for all.
 
         Example:
             >>> import torch
@@ -87,6 +89,12 @@ class Target:
             >>> round(control.kl(net).item(), 1), control.share
             (1.2, 1.0)
         """
+        net = unwrapped(net)
+        cost, weights = decided(lambda: self._measure(net, example_inputs))
+        return Control(cost, self.quantity, self.share, example_inputs, steps, weights, threshold)
+
+    def _measure(self, net: nn.Module, example_inputs: Inputs) -> tuple[Price, dict[str, float]]:
+        """What units cost, and the factors on their KL."""
         cost = price(net, example_inputs, self.quantity)
         least = float(cost(cost.units.first())) / cost.full
         if least > self.share:
@@ -94,14 +102,11 @@ class Target:
                 f"{self} is out of reach: with one unit in every layer the network still costs {least:.3f} of its "
                 f"{self.quantity}." + (" Give example inputs with a larger batch." if self.latency else "")
             )
+        if self.quantity == "latency":
+            return cost, latency_weights(net, example_inputs)
         units = cost.per_unit()
         free = max(units.values()) * 1e-6
-        weights = (
-            latency_weights(net, example_inputs)
-            if self.quantity == "latency"
-            else relative({name: max(value, free) for name, value in units.items()})
-        )
-        return Control(cost, self.quantity, self.share, example_inputs, steps, weights, threshold)
+        return cost, relative({name: max(value, free) for name, value in units.items()})
 
     def plan(self, net: nn.Module, example_inputs: Inputs, *, threshold: float = 1.0) -> Plan:
         """The plan of `pruning.plan`, brought to the budget: it decides how many units stay, and the SNR decides which.
@@ -119,7 +124,9 @@ class Target:
             The decision; print it.
 
         Raises:
-            ValueError: If the network carries no noise, or the budget is below that of one unit in every layer.
+            ValueError: If the network carries no noise, the budget is below that of one unit in every layer, or
+                processes hold different parameters.
+            RuntimeError: If the first of several processes failed.
 
         Example:
             >>> import torch
@@ -131,6 +138,11 @@ class Target:
             >>> plan.widths["0"], plan.note.rpartition("Target: ")[2]
             ((8, 16), 'at most 0.5 of the macs. By the threshold alone 0.938, this plan 0.500.')
         """
-        decided = plan_by_threshold(net, example_inputs, threshold=threshold)
+        net = unwrapped(net)
+        check_same(net)
+        return decided(lambda: self._plan(net, example_inputs, threshold))
+
+    def _plan(self, net: nn.Module, example_inputs: Inputs, threshold: float) -> Plan:
+        by_threshold = plan_by_threshold(net, example_inputs, threshold=threshold)
         cost = price(net, example_inputs, self.quantity)
-        return within(net, example_inputs, decided, cost, self.quantity, self.share, threshold)
+        return within(net, example_inputs, by_threshold, cost, self.quantity, self.share, threshold)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..._inputs import Inputs
+from ..._processes import decided, unwrapped
 from ..cutting._plain import replace_module
 from ..labels import analyse
 from ..measuring._latency import seconds_by_width, seconds_of_tensors
@@ -70,10 +71,12 @@ def latency_weights(net: nn.Module, example_inputs: Inputs) -> dict[str, float]:
         example_inputs: Inputs with the batch size at which it is to be fast.
 
     Returns:
-        One factor for each gate, by name, for `kl`. Measured, so no two calls agree to the last digit.
+        One factor for each gate, by name, for `kl`. Measured, so no two calls agree to the last digit; of several
+        processes, which all call this, the first one measures.
 
     Raises:
         ValueError: If the network carries no noise.
+        RuntimeError: If the first of several processes failed.
 
     Example:
         >>> from dither.pruning import attach
@@ -83,6 +86,10 @@ def latency_weights(net: nn.Module, example_inputs: Inputs) -> dict[str, float]:
     """
     if not gates(net):
         raise ValueError("the network carries no noise; call pruning.attach(model, example_inputs) first.")
+    return decided(lambda: _latency_weights(unwrapped(net), example_inputs))
+
+
+def _latency_weights(net: nn.Module, example_inputs: Inputs) -> dict[str, float]:
     plain = ungate(copy.deepcopy(net))
     analysis = analyse(plain, example_inputs)
     units = Units.of(net, analysis)

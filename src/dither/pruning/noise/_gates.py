@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from ..._inputs import outputs
+from ..._processes import unwrapped
 from ._noise import LogNormalNoise, thetas
 
 
@@ -32,23 +34,50 @@ class Bank:
         self._theta: Tensor | None = None
         self._state: tuple[Any, ...] = ()
         self._inside = False
+        self._again: Tensor | None = None  # θ of the forward pass whose backward pass runs
+        self._open = 0  # forward passes that wait for their backward pass
 
     @torch.compiler.disable  # the draw stays eager: compiling its special functions costs minutes and gains nothing
     def enter(self, module: nn.Module, args: Any) -> None:
         """Draw for this forward pass; in eval mode θ is computed only when a gate has changed.
 
         Outside of compiled graphs: one graph break at the root, and everything behind it is one graph.
+
+        Raises:
+            RuntimeError: If `torch.nn.DataParallel` runs a replica of the network.
         """
+        if getattr(module, "_is_replica", False):
+            raise RuntimeError(
+                "torch.nn.DataParallel runs replicas of this network in threads, and its gates have one draw: "
+                "use torch.nn.parallel.DistributedDataParallel, one process for each device."
+            )
         if self.draws:
             self._theta, self._state = self.compute(), ()
         elif self._theta is None or not self._unchanged():
             self._theta, self._state = self.compute(), self.state()
         self._inside = True
+        if not _in_backward():
+            self._again = None
+            if self._theta.requires_grad:
+                self._open += 1
+                self._theta.register_hook(self._close)
 
     @torch.compiler.disable
     def leave(self, module: nn.Module, args: Any, out: Any) -> None:
-        """The forward pass is over, also after an error."""
+        """The forward pass is over, also after an error; its backward pass will begin at what it returns."""
         self._inside = False
+        theta = self._theta
+
+        def begin(gradient: Tensor) -> None:
+            self._again = theta
+
+        for tensor in outputs(out):
+            if tensor.grad_fn is not None:
+                tensor.register_hook(begin)
+
+    def _close(self, gradient: Tensor) -> None:
+        """A backward pass has reached θ, its end."""
+        self._open = max(self._open - 1, 0)
 
     @property
     def draws(self) -> bool:
@@ -77,21 +106,33 @@ class Bank:
         """θ of this forward pass.
 
         The backward pass sees it too, so that a checkpointed block is computed again with the noise of its forward
-        pass. (So under checkpointing, each forward pass of the root needs its backward pass before the next one: an
-        earlier block would be computed again with the later draw.) A layer that is called without its root gets a draw
-        of its own.
+        pass, also where several forward passes of the root wait for theirs. A layer that is called without its root
+        gets a draw of its own.
+
+        Raises:
+            RuntimeError: If a checkpointed block is computed again and it cannot be told for which forward pass.
         """
         if self.fixed is not None:
             return self.fixed
-        if self._theta is None or not (self._inside or self._again()):
+        if self._theta is None:
             return self.compute()
-        return self._theta
+        if self._inside:
+            return self._theta
+        if _in_backward():
+            return self._drawn_before(self._theta)
+        return self.compute() if self.draws or not self._unchanged() else self._theta
 
-    def _again(self) -> bool:
-        """Whether θ of the last forward pass of the root holds outside of it: in a backward pass, or in eval mode."""
-        if torch._C._current_graph_task_id() != -1:  # pyright: ignore[reportPrivateUsage]
-            return True
-        return not self.draws and self._unchanged()
+    def _drawn_before(self, last: Tensor) -> Tensor:
+        """θ for a block that is computed again; without a gradient of the root's output, that of the last pass."""
+        if self._again is not None:
+            return self._again
+        if self._open > 1:
+            raise RuntimeError(
+                f"a checkpointed block is computed again, but {self._open} forward passes wait for their backward pass "
+                "and none of their outputs has a gradient, so the noise of the block is not known: call backward() "
+                "after each forward pass, or compute the loss from what the network returns."
+            )
+        return last
 
     def offsets(self) -> dict[str, int]:
         """Where each gate begins in θ."""
@@ -99,7 +140,11 @@ class Bank:
         return dict(zip(self.layers, ends, strict=False))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_theta": None, "_state": (), "_inside": False}
+        return {**self.__dict__, "_theta": None, "_state": (), "_inside": False, "_again": None, "_open": 0}
+
+
+def _in_backward() -> bool:
+    return torch._C._current_graph_task_id() != -1  # pyright: ignore[reportPrivateUsage]
 
 
 class GatedWeight(nn.Module):
@@ -159,7 +204,7 @@ def gates(net: nn.Module) -> dict[str, LogNormalNoise]:
     of a reader after the reader (``"fc1[in]"``), layers placed by hand after themselves.
 
     Args:
-        net: An attached network, or one with hand-placed `LogNormalNoise`.
+        net: An attached network, or one with hand-placed `LogNormalNoise`; DistributedDataParallel is looked through.
 
     Returns:
         The layers; empty for a network without noise.
@@ -168,6 +213,7 @@ def gates(net: nn.Module) -> dict[str, LogNormalNoise]:
         >>> gates(nn.Sequential(LogNormalNoise(4), nn.Linear(4, 2)))
         {'0': LogNormalNoise(4, dim=1, threshold=1.0, bounds=(-20.0, 0.0))}
     """
+    net = unwrapped(net)
     bank = find_bank(net)
     found = dict(bank.layers) if bank else {}
     known = {id(layer) for layer in found.values()}

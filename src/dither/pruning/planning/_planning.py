@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..._inputs import Inputs
+from ..._processes import check_same, decided, unwrapped
 from ..attaching._trial import fixed_by_code
 from ..cutting._plain import replace_module
 from ..labels import Analysis, Space, analyse
@@ -38,8 +39,12 @@ def plan(
     Nothing is changed. A layer is never emptied: its best channel stays. With ``multiple_of`` the next-best channels
     stay until their number is a multiple; with "auto", where a measurement on this machine says that they cost no time.
 
+    In a job of several processes (`torch.distributed`) every process calls this: it is checked that all hold the same
+    parameters, the first process decides, and all get its plan. See `dither.alone` for the exception.
+
     Args:
-        net: What `attach` returned, trained, or a network with hand-placed `LogNormalNoise`.
+        net: What `attach` returned, trained, or a network with hand-placed `LogNormalNoise`, or either in
+            DistributedDataParallel.
         example_inputs: As for `attach`. With "auto", time is measured on these, at their batch size.
         criterion: What makes a unit stay. If None, the paper's: a signal-to-noise ratio above 1, ``SNR(1.0)``.
         threshold: Short for ``criterion=SNR(threshold)``.
@@ -52,6 +57,8 @@ def plan(
     Raises:
         ValueError: If the network carries no noise, a parameter of the noise is not finite, an argument is out of
             range, both a criterion and a threshold are given, or the criterion does not give one number to each unit.
+            If processes hold different parameters; the first is named.
+        RuntimeError: If the first of several processes failed.
         ShrinkError: If noise is placed by hand and two runs of the network without it differ.
 
     Example:
@@ -66,10 +73,17 @@ def plan(
         raise ValueError(f'multiple_of is {multiple_of!r}; give multiple_of >= 1 or "auto".')
     if criterion is not None and threshold is not None:
         raise ValueError(f"got criterion={criterion} and threshold={threshold}; give one of them.")
-    criterion = criterion or SNR(1.0 if threshold is None else threshold)
-    layers = gates(net)
-    if not layers:
+    judge = criterion or SNR(1.0 if threshold is None else threshold)
+    net = unwrapped(net)
+    if not gates(net):
         raise ValueError("the network carries no noise; call pruning.attach(model, example_inputs) and train it first.")
+    check_same(net)
+    return decided(lambda: _plan(net, example_inputs, judge, multiple_of))
+
+
+def _plan(net: nn.Module, example_inputs: Inputs, criterion: Criterion, multiple_of: int | Literal["auto"]) -> Plan:
+    """What `plan` decides, in one process."""
+    layers = gates(net)
     bank = find_bank(net)
     snr, scores = _judge(layers, criterion)
     analysis = analyse(ungate(copy.deepcopy(net)), example_inputs)
@@ -111,7 +125,7 @@ def plan(
     notes = list(analysis.notes)
     if not any(layer.trained for layer in layers.values()):
         notes += ["Nothing was learned: all noise is at its initial value, so the plan says nothing about the network."]
-        warnings.warn(f"{notes[-1]} Train with loss + pruning.kl(net) / num_data first.", UserWarning, stacklevel=2)
+        warnings.warn(f"{notes[-1]} Train with loss + pruning.kl(net) / num_data first.", UserWarning, stacklevel=5)
     kept_sites = {name: tuple(mask.nonzero().flatten().tolist()) for name, mask in sites.items()}
     note = "\n".join(notes)
     return Plan(tuple(spaces), tuple(columns), kept_sites, repr(criterion), multiple_of, fingerprint(net), note)

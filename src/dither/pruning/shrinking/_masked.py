@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..._inputs import Inputs, tensors, varied, with_batch
+from ..._processes import unwrapped
 from ..cutting._cut import ShrinkError, difference, runs
 from ..cutting._plain import FixedScale, replace_module
 from ..noise._gates import find_bank, gates, ungate
@@ -32,6 +33,7 @@ def masked(net: nn.Module, plan: Plan) -> nn.Module:
     Raises:
         ValueError: If the plan was made for another network, or was edited to keep or remove what it cannot.
     """
+    net = unwrapped(net)
     check(net, plan)
     kept = {**{c.name: c.kept for c in (*plan.spaces, *plan.columns)}, **plan.sites}
     return baked(net, {name: mean_theta(layer, kept[name]) for name, layer in gates(net).items()})

@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..._inputs import Inputs
+from ..._processes import unwrapped
 from ..cutting._cut import keep_slots
 from ..cutting._known import numbers
 from ..cutting._plain import FixedScale
@@ -51,7 +52,8 @@ def shrink(
     on parameters.
 
     Args:
-        net: What `attach` returned, trained, or a network with hand-placed noise. It is not changed.
+        net: What `attach` returned, trained, or a network with hand-placed noise. It is not changed. In
+            DistributedDataParallel, the network inside is meant, and what is returned must be wrapped again.
         plan: What to keep.
         example_inputs: As for `attach`.
         optimizer: The optimizer that trains ``net``. It is not changed.
@@ -78,6 +80,7 @@ def shrink(
           (2): Linear(in_features=4, out_features=4, bias=True)
         )
     """
+    net = unwrapped(net)
     if optimizer is not None:
         return resize(net, plan, example_inputs, optimizer)
     whole = masked(net, plan)
