@@ -65,6 +65,17 @@ def python_blocks() -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", README, flags=re.M | re.S)
 
 
+def test_rooms_of_pruning_import_in_the_order_that_they_are_named_in() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rooms = re.findall(r"`(\w+)`", re.search(r"import in this order:(.*?)\.\n", text, re.S)[1])
+    pruning = ROOT / "src/dither/pruning"
+    assert sorted(rooms) == sorted(p.parent.name for p in pruning.glob("*/__init__.py"))
+    for number, room in enumerate(rooms):
+        for path in (pruning / room).glob("*.py"):
+            found = re.findall(r"^ *from \.\.(\w+)", path.read_text(encoding="utf-8"), re.M)
+            assert set(found) <= set(rooms[:number]), path
+
+
 @pytest.mark.parametrize(
     ("number", "printed"), [(0, ("kept/total", "original / small")), (1, ("tensor([[",))], ids=["prune", "doubt"]
 )
