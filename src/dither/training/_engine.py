@@ -88,6 +88,7 @@ class Engine:
         penalty: Penalty | None = None,
         train_mode: Callable[[nn.Module], object] = nn.Module.train,
         counts: Callable[[nn.Module], Mapping[str, int]] | None = None,
+        notes: Callable[[nn.Module], Mapping[str, Any]] | None = None,
         shrinking: Shrinking | None = None,
     ) -> nn.Module:
         """Trains the network in place and returns it; goes on from the last complete state if there is one.
@@ -104,6 +105,7 @@ class Engine:
             penalty: term beside the negative log-likelihood.
             train_mode: puts the network into the mode it trains in.
             counts: kept channels per gate, for the display and the history.
+            notes: what else the history says about the network after an epoch, JSON-able.
             shrinking: removes channels between epochs.
 
         Returns:
@@ -113,7 +115,9 @@ class Engine:
             NonFiniteLoss: If the loss is NaN or infinite.
             OSError: If a state cannot be saved; the older one is kept.
         """
-        stretch = _Stretch(self, net, images, monitor, settings, name, groups, penalty, train_mode, counts, shrinking)
+        stretch = _Stretch(
+            self, net, images, monitor, settings, name, groups, penalty, train_mode, counts, notes, shrinking
+        )
         return stretch.run()
 
 
@@ -132,11 +136,18 @@ class _Stretch:
         penalty: Penalty | None,
         train_mode: Callable[[nn.Module], object],
         counts: Callable[[nn.Module], Mapping[str, int]] | None,
+        notes: Callable[[nn.Module], Mapping[str, Any]] | None,
         shrinking: Shrinking | None,
     ) -> None:
         accelerator = engine.accelerator
         self.engine, self.accelerator, self.settings, self.name = engine, accelerator, settings, name
-        self.penalty, self.train_mode, self.counts, self.shrinking = penalty, train_mode, counts, shrinking
+        self.penalty, self.train_mode, self.counts, self.notes, self.shrinking = (
+            penalty,
+            train_mode,
+            counts,
+            notes,
+            shrinking,
+        )
         self.images, self.monitor = images.to(accelerator.device), monitor.to(accelerator.device)
         self.batches = Batches(
             self.images,
@@ -281,6 +292,7 @@ class _Stretch:
         if (control := self._control()) is not None:
             row |= {"cost": control.share, "kl_weight": control.weight}
         row |= {"monitor": self.monitor.name, **asdict(result), "kept": self._counts()}
+        row |= self.notes(self.net) if self.notes else {}
         self.history.append(row)
         self._write_history()
         self.engine.progress.history(self.name, self.history)

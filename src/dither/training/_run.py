@@ -29,6 +29,7 @@ from ._progress import Progress
 from ._recipe import Recipe
 from ._report import Report, make_report
 from ._shrinking import Shrinking
+from ._snr import snr_histograms
 
 _TIMED = 64  # images in a batch whose time is measured, where a time decides
 _MONITOR = 10_000  # training images on which epochs are measured where nothing is held out
@@ -179,6 +180,7 @@ class Run:
             penalty=make_penalty(net, noise, self.example(_TIMED), len(images), steps),
             train_mode=train_frozen if noise.batchnorm == "freeze" else nn.Module.train,
             counts=kept,
+            notes=lambda gated: {"snr": snr_histograms(gated)},
             shrinking=Shrinking(noise.shrink_every, self._plan, example) if noise.shrink_every else None,
         )
 
