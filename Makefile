@@ -24,6 +24,7 @@ test: $(VENV)/.dev
 # Its own environment and its own constraints: a newer torch, and libraries that nothing else here needs. It goes on where
 # it was interrupted: ZOO_JOBS networks at a time, each with one thread; see python -m zoo --help.
 test-zoo: $(ZOO)/.zoo
+	$(ZOO)/bin/python -m zoo.tutorial
 	$(ZOO)/bin/python -m zoo --jobs $(ZOO_JOBS)
 
 lint: $(VENV)/.dev
