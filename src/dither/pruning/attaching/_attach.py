@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..._inputs import Inputs
-from ..cutting._cut import ShrinkError, holders
+from ..cutting._cut import ShrinkError, holders, twin
 from ..labels import Analysis, Slot, Space, analyse
 from ..noise._gates import Bank, GatedWeight, find_bank, forget, gates, refresh
 from ..noise._noise import LogNormalNoise
@@ -76,7 +76,7 @@ def attach(
     for name in (*skip, *(features if not isinstance(features, bool) else ())):
         if name not in names:
             raise ValueError(f'the model has no layer "{name}"; it has {", ".join(n for n in names if n)}.')
-    net = copy.deepcopy(model)
+    net = twin(model)  # a copy with parameters of its own comes last, when the memory of the trial is free again
     bake(net, baked := parametrized(net))
     try:
         analysis = analyse(net, example_inputs)
@@ -89,7 +89,7 @@ def attach(
         spaces = tuple(replace(s, reason=s.reason or whole.get(s.name)) for s in analysis.spaces)
         advice = f"\n{ADVICE}" if whole else ""
         raise ShrinkError(f"no channel of this model can be removed:\n{replace(analysis, spaces=spaces)}{advice}")
-    gated = _gate(net, [s for s in chosen if s.name not in whole], columns, whole)
+    gated = _gate(copy.deepcopy(net), [s for s in chosen if s.name not in whole], columns, whole)
     cast(Bank, find_bank(gated)).baked = baked
     return gated
 

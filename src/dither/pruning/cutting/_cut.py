@@ -14,6 +14,7 @@ from ..._inputs import Inputs, call, evaluating, map_tensors, tensors
 from ..labels import Slot, Space
 from ._known import ShrinkError as ShrinkError
 from ._known import Slices, adapt, following
+from ._precise import InDouble, double
 
 Kept = dict[str, dict[int, Tensor]]
 """The indices that stay, by tensor name and dimension; what is not named stays whole."""
@@ -52,13 +53,13 @@ def keep_slots(spaces: Sequence[tuple[Space, Tensor]]) -> Kept:
 
 def twin(
     net: nn.Module,
-    parameter: Callable[[Tensor], Tensor] = torch.clone,
+    parameter: Callable[[Tensor], Tensor] = lambda tensor: tensor,
     buffer: Callable[[Tensor], Tensor] = torch.clone,
 ) -> nn.Module:
     """A copy of ``net`` with other tensors: by default the same parameters, shared, and copies of the buffers.
 
-    A copy of the structure alone is quick, however large the network is. Buffers are copied because a forward pass may
-    change them.
+    A copy of the structure alone is quick and small, however large the network is. Buffers are copied because a forward
+    pass may change them. What shares parameters may replace them and must not write into them.
     """
     memo: dict[int, object] = {}
     for old in net.parameters():
@@ -66,6 +67,17 @@ def twin(
         memo[id(old)] = old if new is old else nn.Parameter(new.detach(), requires_grad=old.requires_grad)
     memo |= {id(tensor): buffer(tensor) for tensor in net.buffers()}
     return copy.deepcopy(net, memo)
+
+
+def own(net: nn.Module, other: nn.Module) -> nn.Module:
+    """Give ``net``, in place, copies of the parameters that it shares with ``other``."""
+    theirs = {id(parameter) for parameter in other.parameters()}
+    held_by = holders(net)
+    for shared in [p for p in net.parameters() if id(p) in theirs]:
+        copied = copy.deepcopy(shared)
+        for module, attribute in held_by[id(shared)]:
+            setattr(module, attribute, copied)
+    return net
 
 
 @contextmanager
@@ -114,9 +126,8 @@ def cut(net: nn.Module, kept: Kept) -> nn.Module:
     held_by = holders(net)
     adapt(net, Slices({id(named[name]): dims for name, dims in kept.items()}))
     for name, dims in kept.items():
-        old = named[name]
-        new = sliced(old, dims)
-        _put(held_by[id(old)], old, new)
+        old = named.pop(name)  # nobody else may hold it: what is cut is freed before the next is
+        _put(held_by[id(old)], old, sliced(old, dims))
     return net
 
 
@@ -137,7 +148,9 @@ def sliced(tensor: Tensor, dims: Mapping[int, Tensor]) -> Tensor:
     channels_last = (
         tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
     )
-    return new.clone(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    if channels_last or not dims:
+        return new.clone(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    return new.contiguous()
 
 
 def difference(whole: nn.Module, small: nn.Module, batches: Sequence[Inputs]) -> float:
@@ -150,13 +163,11 @@ def difference(whole: nn.Module, small: nn.Module, batches: Sequence[Inputs]) ->
     coarse = {t.dtype for net in (whole, small) for t in net.parameters() if t.is_floating_point()} - {torch.float64}
     if not coarse or not 1 < worst < float("inf"):
         return worst
-
-    def double(tensor: Tensor) -> Tensor:
-        return tensor.detach().double() if tensor.is_floating_point() else tensor
-
     try:
         exact = [map_tensors(double, inputs) for inputs in batches]
-        return min(worst, _difference(twin(whole, double, double), twin(small, double, double), exact))
+        whole, small = twin(whole, buffer=double), twin(small, buffer=double)
+        with InDouble(whole, small):
+            return min(worst, _difference(whole, small, exact))
     except Exception:  # code that insists on its dtype raises what it likes
         return worst
 

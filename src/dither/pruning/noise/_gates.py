@@ -177,9 +177,12 @@ class GatedWeight(nn.Module):
         self.gates = nn.ModuleDict({key(name): gate for name, gate in owned.items()})
 
     def forward(self, weight: Tensor) -> Tensor:
-        theta = self.bank.theta()
-        factor = theta[self.index[0]] if len(self.index) == 1 else theta[self.index].prod(0)
-        return weight * factor.view(self.shape).to(weight.dtype)
+        return weight * self.factor(self.bank.theta()).to(weight.dtype)
+
+    def factor(self, theta: Tensor, columns: Tensor | None = None) -> Tensor:
+        """By what each column of the weight is multiplied, or each of those ``columns``."""
+        index = self.index if columns is None else self.index[:, columns.to(self.index.device)]
+        return (theta[index[0]] if len(index) == 1 else theta[index].prod(0)).view(self.shape)
 
 
 def key(name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from ..._inputs import Inputs
 from ..._processes import check_same, decided, unwrapped
 from ..attaching._trial import fixed_by_code
+from ..cutting._cut import twin
 from ..cutting._plain import replace_module
 from ..labels import Analysis, Space, analyse
 from ..noise._gates import find_bank, gates, ungate
@@ -86,7 +86,7 @@ def _plan(net: nn.Module, example_inputs: Inputs, criterion: Criterion, multiple
     layers = gates(net)
     bank = find_bank(net)
     snr, scores = _judge(layers, criterion)
-    analysis = analyse(ungate(copy.deepcopy(net)), example_inputs)
+    analysis = analyse(ungate(twin(net)), example_inputs)
     whole = bank.whole if bank else _fixed(net, analysis, example_inputs)
     mine = [s for s in analysis.spaces if s.reason is None and s.name not in whole and not _other(s, scores)]
     best = {s.name: score for s in mine if (score := _best(s, scores)) is not None}
@@ -151,7 +151,7 @@ def _judge(layers: Mapping[str, LogNormalNoise], criterion: Criterion) -> tuple[
 
 def _fixed(net: nn.Module, analysis: Analysis, example_inputs: Inputs) -> dict[str, str]:
     """The spaces under noise placed by hand that the code holds on to: what `attach` finds out for its own gates."""
-    bare = copy.deepcopy(net)
+    bare = twin(net)
     for noise in gates(bare).values():
         replace_module(bare, noise, nn.Identity())
     return fixed_by_code(bare, [s for s in analysis.spaces if s.reason is None and s.noise], example_inputs)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ..._inputs import Inputs, tensors, varied, with_batch
 from ..._processes import unwrapped
-from ..cutting._cut import ShrinkError, difference, runs
+from ..cutting._cut import Kept, ShrinkError, difference, runs
 from ..cutting._plain import FixedScale, replace_module
-from ..noise._gates import find_bank, gates, ungate
+from ..noise._gates import find_bank, gated_weights, gates, ungate
 from ..planning._decision import check
 from ..planning._plan import Plan
 
@@ -34,21 +34,59 @@ def masked(net: nn.Module, plan: Plan) -> nn.Module:
         ValueError: If the plan was made for another network, or was edited to keep or remove what it cannot.
     """
     net = unwrapped(net)
+    return baked(net, means(net, plan))
+
+
+def means(net: nn.Module, plan: Plan) -> dict[str, Tensor]:
+    """For each layer of noise, by its name in `gates`: Eθ where the plan keeps, zeros where it drops.
+
+    Raises:
+        ValueError: If the plan was made for another network, or was edited to keep or remove what it cannot.
+    """
     check(net, plan)
     kept = {**{c.name: c.kept for c in (*plan.spaces, *plan.columns)}, **plan.sites}
-    return baked(net, {name: mean_theta(layer, kept[name]) for name, layer in gates(net).items()})
+    return {name: mean_theta(layer, kept[name]) for name, layer in gates(net).items()}
 
 
 def baked(net: nn.Module, theta: Mapping[str, Tensor]) -> nn.Module:
     """A copy without noise: each layer of noise, by its name in `gates`, at the given values."""
-    plain = copy.deepcopy(net)
+    plain = fixed(copy.deepcopy(net), theta)
     bank = find_bank(plain)
+    return plain if bank is None else ungate(plain, bank.fixed)
+
+
+def fixed(net: nn.Module, theta: Mapping[str, Tensor]) -> nn.Module:
+    """``net``, in place, with each layer of noise at the given values; gates multiply wherever a weight is read.
+
+    Of a `twin`, this is a network at full size that computes what the copy of `baked` computes and takes no memory.
+    """
+    bank = find_bank(net)
     if bank is not None:
         values = [theta[name] for name in bank.layers]
-        ungate(plain, torch.cat([*values, values[0].new_ones(1)]))
-    for name, layer in gates(plain).items():
-        replace_module(plain, layer, FixedScale(theta[name], layer.dim))
-    return plain
+        bank.fixed = torch.cat([*values, values[0].new_ones(1)])
+    for name, layer in gates(net).items():
+        if bank is None or name not in bank.layers:
+            replace_module(net, layer, FixedScale(theta[name], layer.dim))
+    return net
+
+
+@torch.no_grad()
+def fold_gates(small: nn.Module, net: nn.Module, kept: Kept, theta: Mapping[str, Tensor]) -> None:
+    """Multiply the gates of ``net`` into the weights of ``small``, in place, which is ``net`` after the cut."""
+    bank = find_bank(net)
+    if bank is None:
+        return
+    values = [theta[name] for name in bank.layers]
+    every = torch.cat([*values, values[0].new_ones(1)])
+    paths = {id(module): path for path, module in net.named_modules()}
+    done: set[int] = set()
+    for module, name, gate in gated_weights(net):
+        path = paths[id(module)]
+        weight = getattr(small.get_submodule(path), name)
+        if id(weight) not in done:  # a tied weight has a gate for each holder
+            dims = kept.get(f"{path}.{name}".lstrip("."), {})
+            weight.mul_(gate.factor(every, dims.get(gate.shape.index(-1))).to(weight.dtype))
+            done.add(id(weight))
 
 
 @torch.no_grad()

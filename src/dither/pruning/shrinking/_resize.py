@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,14 +11,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..._inputs import Inputs
-from ..cutting._cut import Kept, keep_slots
+from ..cutting._cut import Kept, keep_slots, own, twin
 from ..cutting._known import Numbers, numbers, tell
 from ..labels import Analysis, Space, analyse
 from ..noise._gates import find_bank, gated_weights, gates, ungate
 from ..planning._decision import check, choose, features_left, from_json, select, to_json
 from ..planning._plan import Choice, Plan
 from ._apply import apply_shrunk
-from ._masked import baked, verify
+from ._masked import fixed, verify
 from ._optimizer import Moved, carried, carry_gradients
 
 
@@ -36,7 +35,7 @@ def resize(net: nn.Module, plan: Plan, example_inputs: Inputs, optimizer: Optimi
         ShrinkError: If the smaller network is not the same function.
     """
     check(net, plan)
-    analysis = analyse(ungate(copy.deepcopy(net)), example_inputs)
+    analysis = analyse(ungate(twin(net)), example_inputs)
     whole = {space.name for space in analysis.spaces if space.constants or (space.noise and not space.linear)}
     whole |= {space.name for space in analysis.spaces if _grouped(net, space)}
     choices = [replace(c, kept=tuple(range(c.total))) if c.name in whole else c for c in plan.spaces]
@@ -57,7 +56,7 @@ def resize(net: nn.Module, plan: Plan, example_inputs: Inputs, optimizer: Optimi
         "scales": {},
         "gates": {name: index.tolist() for name, index in units.items()},
     }
-    small = apply_shrunk(copy.deepcopy(net), record)
+    small = own(apply_shrunk(twin(net), record), net)
     stay = {**units, **{name: kept[f"{name}.loc"][0] for name in plan.sites}}
     record["baked"] = bank.baked if bank else []
     record["numbers"] = _verify(net, small, stay, example_inputs)
@@ -93,7 +92,7 @@ def restructure(net: nn.Module, optimizer: Optimizer, record: Mapping[str, Any])
     Raises:
         ValueError: If the record is of another network or of a network without noise.
     """
-    small = apply_shrunk(copy.deepcopy(net), record)
+    small = own(apply_shrunk(twin(net), record), net)
     small.dither_shrunk = record  # pyright: ignore[reportArgumentType]
     new = dict(small.named_parameters(remove_duplicate=False))
     names = dict(net.named_parameters(remove_duplicate=False))
@@ -172,8 +171,8 @@ def _verify(net: nn.Module, small: nn.Module, stay: Mapping[str, Tensor], exampl
         index = stay.get(name, torch.arange(layer.num_features)).to(theta.device)
         part[name] = theta[index]
         whole[name] = torch.zeros_like(theta).index_copy_(0, index, part[name])
-    tried = baked(small, part)
-    verify(baked(net, whole), tried, example_inputs)
+    tried = fixed(twin(small), part)
+    verify(fixed(twin(net), whole), tried, example_inputs)
     return numbers(tried)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import overload
 
 from torch import nn
@@ -10,7 +9,7 @@ from torch.optim import Optimizer
 
 from ..._inputs import Inputs
 from ..._processes import unwrapped
-from ..cutting._cut import keep_slots
+from ..cutting._cut import keep_slots, own, twin
 from ..cutting._known import numbers
 from ..cutting._plain import FixedScale
 from ..labels import analyse
@@ -19,7 +18,7 @@ from ..planning._decision import choose, features_left, select, to_json
 from ..planning._plan import Plan
 from ._apply import apply_shrunk
 from ._fold import absorb, fold
-from ._masked import masked, verify
+from ._masked import baked, fixed, fold_gates, means, verify
 from ._resize import resize
 
 
@@ -83,9 +82,10 @@ def shrink(
     net = unwrapped(net)
     if optimizer is not None:
         return resize(net, plan, example_inputs, optimizer)
-    whole = masked(net, plan)
-    small = copy.deepcopy(whole)
-    analysis = analyse(ungate(copy.deepcopy(net)), example_inputs)
+    theta = means(net, plan)
+    # What noise by hand leaves behind is merged at full size; gates are folded into what is left of the weights.
+    small = baked(net, theta) if plan.sites else ungate(twin(net))
+    analysis = analyse(ungate(twin(net)), example_inputs)
     chosen = choose(plan, analysis)
     sites = {name: m for name, m in small.named_modules() if isinstance(m, FixedScale) and name in plan.sites}
     folded = fold(small, analysis.spaces, sites)
@@ -96,10 +96,12 @@ def shrink(
         kept[f"{name}.scale"] = {0: features_left(name, chosen, len(sites[name].scale))}
     selects = select(kept, {c.name.removesuffix("[in]"): c.kept for c in plan.columns}, small)
     record = {"kept": to_json(kept), "selects": selects, "scales": folded, "biases": list(born)}
-    apply_shrunk(small, record)
-    verify(whole, small, example_inputs)
+    own(apply_shrunk(small, record), net)
+    if not plan.sites:
+        fold_gates(small, net, kept, theta)
+    verify(fixed(twin(net), theta), small, example_inputs)
     before = getattr(net, "dither_shrunk", None)  # shrunk once already: both steps rebuild it from the original
-    baked = bank.baked if (bank := find_bank(net)) else []
-    record = {**record, "numbers": numbers(small), "baked": baked, "plan": plan.to_dict(), "before": before}
+    before_gates = bank.baked if (bank := find_bank(net)) else []
+    record = {**record, "numbers": numbers(small), "baked": before_gates, "plan": plan.to_dict(), "before": before}
     small.dither_shrunk = record  # pyright: ignore[reportArgumentType]
     return small

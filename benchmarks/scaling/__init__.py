@@ -1,0 +1,1 @@
+"""How do memory and time grow with a network? ``python -m benchmarks.scaling``."""
