@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import dither
 from dither import CheckpointError, _files, batchnorm, pruning
 from dither._checkpoint import read_header
+from dither._checksum import of_tensors, sealed
 
 
 class Net(nn.Module):
@@ -73,6 +74,25 @@ def header_of(path: Path) -> dict[str, object]:
 def rewrite(path: Path, text: str) -> None:
     """Change the header and keep the tensors."""
     save_file(load_file(path), path, metadata={"dither": text})
+
+
+def resealed(path: Path, header: dict[str, object], tensors: dict[str, Tensor] | None = None) -> None:
+    """Change the header (and the tensors), as somebody who can compute the checksums that belong to them."""
+    tensors = load_file(path) if tensors is None else tensors
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    save_file(tensors, path, metadata={"dither": sealed(header, shapes, of_tensors(tensors))})
+
+
+def table_of(path: Path) -> tuple[dict[str, dict[str, object]], bytes]:
+    """The table of a safetensors file, and its data."""
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    return json.loads(content[8 : 8 + length]), content[8 + length :]
+
+
+def write_table(path: Path, table: dict[str, dict[str, object]], data: bytes) -> None:
+    text = json.dumps(table).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
@@ -282,33 +302,103 @@ def test_foreign_safetensors_file(file: Path) -> None:
 
 
 def test_future_version(file: Path) -> None:
-    rewrite(file, json.dumps(header_of(file) | {"version": 2}))
-    with pytest.raises(CheckpointError, match=r"format version 2, this dither reads 1\. Install a newer dither"):
+    before = file.read_bytes()
+    resealed(file, header_of(file) | {"version": 3})
+    with pytest.raises(CheckpointError, match=r"format version 3, this dither reads 1 and 2\. Install a newer dither"):
         dither.load(Net(), file)
+    for version in ("2", 2.0, True, 0, None):
+        file.write_bytes(before)
+        resealed(file, header_of(file) | {"version": version})
+        with pytest.raises(CheckpointError, match=r"net\.safetensors is damaged \(its version is"):
+            dither.load(Net(), file)
 
 
 @pytest.mark.parametrize("changes", [{"shared": [1]}, {"shared": {"a": "absent"}}, None])
 def test_damaged_header(file: Path, changes: dict[str, object] | None) -> None:
-    rewrite(file, "{" if changes is None else json.dumps(header_of(file) | changes))
-    with pytest.raises(CheckpointError, match=r"header of .*net\.safetensors is damaged"):
+    if changes is None:
+        rewrite(file, "{")
+    else:
+        resealed(file, header_of(file) | changes)
+    with pytest.raises(CheckpointError, match=r"header of .*net\.safetensors is damaged \((JSON|\"(a|shared)\" is)"):
         dither.load(Net(), file)
-    rewrite(file, json.dumps({"version": 1}))
-    with pytest.raises(CheckpointError, match=r"is damaged .*shared"):
+    rewrite(file, json.dumps({"version": 1, "class": "Net"}))
+    with pytest.raises(CheckpointError, match=r'is damaged \("shared" is NoneType\)\. Copy the file or save'):
         dither.load(Net(), file)
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, '{"version": ' + "9" * 5_000 + "}", "3", "null", '{"version": []}'])
+def test_json_that_python_does_not_take(file: Path, text: str) -> None:
+    rewrite(file, text)
+    with pytest.raises(CheckpointError, match=r"header of .*net\.safetensors is damaged") as refused:
+        dither.load(Net(), file)
+    assert len(str(refused.value)) < 1_000
+
+
+def test_a_flipped_bit_of_the_tensors_is_noticed(file: Path) -> None:
+    content = file.read_bytes()
+    begin = len(content) - len(table_of(file)[1])
+    for at in range(begin, len(content), 7):
+        file.write_bytes(content[:at] + bytes([content[at] ^ 1 << at % 8]) + content[at + 1 :])
+        with pytest.raises(CheckpointError, match=r"the tensors of .*net\.safetensors are damaged: their checksum"):
+            dither.load(Net(), file)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"metadata": {"note": "another"}},
+        {"class": "Other"},
+        {"law": {"name": "Cached"}},
+        {"version": 1},
+        {"checksums": {}},
+    ],
+)
+def test_a_header_that_was_changed_alone(file: Path, changes: dict[str, object]) -> None:
+    rewrite(file, json.dumps(header_of(file) | changes))
+    for reads in (read_header, lambda path: dither.load(Net(), path)):
+        with pytest.raises(
+            CheckpointError, match=r"net\.safetensors is damaged \(its checksum is not that of the header"
+        ):
+            reads(file)
+
+
+def test_equal_tensors_have_equal_checksums_whatever_was_measured(net: Net, file: Path, tmp_path: Path) -> None:
+    cost = dither.cost(net, torch.zeros(1, 1, 6, 6), batch_sizes=(1,), repeats=1)
+    dither.save(net, tmp_path / "measured.safetensors", cost=cost)
+    header, measured = read_header(file), read_header(tmp_path / "measured.safetensors")
+    assert header.checksum == measured.checksum == header_of(file)["checksums"]["tensors"]
+    with torch.no_grad():
+        net.scale.neg_()
+    dither.save(net, tmp_path / "other.safetensors")
+    assert read_header(tmp_path / "other.safetensors").checksum != header.checksum
+
+
+def test_a_file_of_version_1_is_read(file: Path, net: Net) -> None:
+    """As dither 0.3 wrote it: without checksums."""
+    header = header_of(file)
+    del header["checksums"]
+    rewrite(file, json.dumps(header | {"version": 1}))
+    same_bits(dither.load(Net(), file), net)
+    assert read_header(file).version == 1
+    assert read_header(file).checksum is None
 
 
 def test_header_that_lies_about_shapes(file: Path) -> None:
-    content = file.read_bytes()
-    (length,) = struct.unpack("<Q", content[:8])
-    header = json.loads(content[8 : 8 + length])
-    header["conv.weight"]["shape"] = [5, 1, 3, 3]
-    text = json.dumps(header).encode()
-    file.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
+    table, data = table_of(file)
+    table["conv.weight"]["shape"] = [5, 1, 3, 3]
+    write_table(file, table, data)
     with pytest.raises(CheckpointError, match="is no complete safetensors file"):
         dither.load(Net(), file)
-    header["conv.weight"]["shape"] = [1, 4, 3, 3]  # the right size in the wrong shape
-    text = json.dumps(header).encode()
-    file.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
+    table["conv.weight"]["shape"] = [1, 4, 3, 3]  # the right size in the wrong shape
+    write_table(file, table, data)
+    with pytest.raises(
+        CheckpointError, match="its checksum is not that of the header that was saved, or there are other"
+    ):
+        dither.load(Net(), file)
+    header = json.loads(table["__metadata__"]["dither"])
+    shapes = {name: tuple(entry["shape"]) for name, entry in table.items() if name != "__metadata__"}
+    table["__metadata__"]["dither"] = sealed(header, shapes, of_tensors(load_file(file)))
+    write_table(file, table, data)
     with pytest.raises(CheckpointError, match=r'"conv.weight" has shape \(1, 4, 3, 3\) in the file and \(4, 1, 3, 3\)'):
         dither.load(Net(), file)
 
@@ -449,13 +539,16 @@ def test_tensors_of_another_file_under_this_header(net: Net, file: Path) -> None
     """The header of a shrunk network on the tensors of the whole one, and a shared name that is there twice."""
     whole = load_file(file)
     dither.save(shrunk(net), file)
-    header = json.dumps(header_of(file))
-    save_file(whole, file, metadata={"dither": header})
+    rewritten = header_of(file)
+    save_file(whole, file, metadata={"dither": json.dumps(rewritten)})
+    with pytest.raises(CheckpointError, match=r"header of .* is damaged \(.* or there are other tensors\)"):
+        dither.load(Net(), file)
+    resealed(file, rewritten, whole)
     with pytest.raises(CheckpointError, match=r"header of .* and its tensors disagree: .* keeps 2 .* Another program"):
         dither.load(Net(), file)
     dither.save(net, file)
     stored = load_file(file)
-    save_file(stored | {"tied.weight": torch.zeros(6, 6)}, file, metadata={"dither": json.dumps(header_of(file))})
+    resealed(file, header_of(file), stored | {"tied.weight": torch.zeros(6, 6)})
     with pytest.raises(CheckpointError, match=r'"tied.weight" is said to be "two.weight", and is there itself'):
         read_header(file)
 
@@ -465,7 +558,9 @@ def test_record_that_is_damaged(net: Net, tmp_path: Path, record: object) -> Non
     small = shrunk(net)
     small.dither_shrunk = record
     dither.save(small, tmp_path / "a.safetensors")
-    with pytest.raises(CheckpointError, match=r"a\.safetensors was shrunk from another network"):
+    with pytest.raises(
+        CheckpointError, match=r"a\.safetensors (was shrunk from another|is damaged \(.shrunk. is list)"
+    ):
         dither.load(Net(), tmp_path / "a.safetensors")
     small.dither_shrunk = {"kept": {"conv.weight": {"0": 2}}}
     dither.save(small, tmp_path / "a.safetensors")
@@ -528,11 +623,12 @@ def test_converted_files_and_networks_that_do_not_fit(tmp_path: Path) -> None:
         dither.load(normed(), tmp_path / "fitted.safetensors")
     assert dither.load(net, tmp_path / "converted.safetensors")[1].statistics is None
     assert type(dither.load(normed(), tmp_path / "converted.safetensors")[1]) is nn.BatchNorm2d
-    changed_header(tmp_path / "fitted.safetensors", "Factorized", "Clairvoyan")
-    with pytest.raises(CheckpointError, match="names the law 'Clairvoyan', known are Factorized"):
-        dither.load(net, tmp_path / "fitted.safetensors")
-
-
-def changed_header(path: Path, old: str, new: str) -> None:
-    assert len(old) == len(new)
-    path.write_bytes(path.read_bytes().replace(old.encode(), new.encode()))
+    header = header_of(tmp_path / "fitted.safetensors")
+    for law, says in (
+        ({"name": "Clairvoyant"}, "names the law 'Clairvoyant', known are Factorized"),
+        ({"name": "Factorized", "rank": 2}, "the law Factorized with settings that it does not have"),
+        ({"name": ["Factorized"]}, "unhashable"),
+    ):
+        resealed(tmp_path / "fitted.safetensors", header | {"law": law})
+        with pytest.raises(CheckpointError, match=rf"fitted\.safetensors: .*{says}"):
+            dither.load(net, tmp_path / "fitted.safetensors")

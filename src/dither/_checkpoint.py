@@ -21,11 +21,13 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import type_before_parametrizations
 
+from ._checksum import of_tensors, sealed
 from ._files import write_atomically
 from ._header import FORMAT as FORMAT
 from ._header import VERSION as VERSION
 from ._header import CheckpointError as CheckpointError
 from ._header import Header as Header
+from ._header import brief
 from ._header import read as read
 from ._header import read_header as read_header
 
@@ -69,7 +71,7 @@ def save(
     path = Path(path)
     net = unwrapped(net)
     stored, shared = _stored_tensors(net, path)
-    text = describe(net, path, shared=shared, metadata=metadata, cost=cost)
+    text = describe(net, path, stored, shared=shared, metadata=metadata, cost=cost)
     try:
         write_atomically(path, to_bytes(stored, metadata={FORMAT: text}))
     except (SafetensorError, KeyError, ValueError) as error:
@@ -119,12 +121,21 @@ def load(net: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
 def describe(
     net: nn.Module,
     path: Path,
+    stored: Mapping[str, Tensor] | None,
     *,
     shared: Mapping[str, str],
     metadata: Mapping[str, Any] | None,
     cost: Cost | Comparison | None,
 ) -> str:
-    """The header of a file, as JSON.
+    """The header of a file, as JSON with its checksums.
+
+    Args:
+        net: The network.
+        path: The file, for messages.
+        stored: The tensors that the file holds beside the header; None if it has them in a format of its own.
+        shared: Other names of the stored tensors.
+        metadata: The caller's JSON values.
+        cost: What was measured.
 
     Raises:
         CheckpointError: If the metadata is not JSON.
@@ -139,9 +150,11 @@ def describe(
         **({"cost": cost.to_dict()} if cost else {}),
         "metadata": dict(metadata or {}),
     }
+    shapes = {name: tuple(tensor.shape) for name, tensor in (stored or {}).items()}
+    checksum = None if stored is None else of_tensors(stored)
     try:
-        return json.dumps(header)
-    except (TypeError, ValueError) as error:
+        return sealed(header, shapes, checksum)
+    except (TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"cannot save {path}: metadata must be JSON values: {error}") from error
 
 
@@ -183,7 +196,7 @@ def _check_class(header: Header, net: nn.Module, path: str | os.PathLike[str]) -
     name = type_before_parametrizations(net).__name__
     if name != header.class_name:
         raise CheckpointError(
-            f"{os.fspath(path)} holds a {header.class_name}, not a {name}. Pass an instance of the saved class."
+            f"{os.fspath(path)} holds a {brief(header.class_name)}, not a {name}. Pass an instance of the saved class."
         )
 
 
@@ -197,7 +210,8 @@ def _structured(header: Header, net: nn.Module, path: str | os.PathLike[str]) ->
         small = apply_shrunk(net, header.shrunk)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
-            f"{os.fspath(path)} was shrunk from another network than this {header.class_name} ({error!r}). {FULL_SIZE}"
+            f"{os.fspath(path)} was shrunk from another network than this {header.class_name} ({brief(repr(error))}). "
+            f"{FULL_SIZE}"
         ) from error
     small.dither_shrunk = dict(header.shrunk)  # pyright: ignore[reportArgumentType] (a plain attribute)
     return small
@@ -211,9 +225,9 @@ def _make_room(header: Header, net: nn.Module, path: str | os.PathLike[str]) -> 
 
     try:
         make_room(net, header.shapes, header.law)
-    except ValueError as error:
+    except (ValueError, TypeError, IndexError, RuntimeError) as error:
         raise CheckpointError(
-            f"{os.fspath(path)}: {error}. Save the network again, or install a newer dither."
+            f"{os.fspath(path)}: {brief(error)}. Save the network again, or install a newer dither."
         ) from error
 
 

@@ -118,7 +118,7 @@ def export(
     if path.suffix == ".onnx":
         require("dither.export to ONNX")
     _check(net)
-    text = describe(net, path, shared={}, metadata=metadata, cost=cost)
+    text = describe(net, path, None, shared={}, metadata=metadata, cost=cost)
     with evaluating(net):
         batches = _batches(net, example_inputs, dynamic_batch)
         named = named_outputs(call(net, batches[0]))
@@ -290,10 +290,13 @@ def _program(
 def _read_program_notes(path: Path) -> dict[str, str]:
     """Extra files of a program: it is a zip archive, and nothing else in it is read."""
     with zipfile.ZipFile(path) as archive:
-        found = [name for name in archive.namelist() if name.endswith(f"/{NOTES}")]
+        found = [entry for entry in archive.infolist() if entry.filename.endswith(f"/{NOTES}")]
+        if found and found[0].file_size > LARGEST_NOTES:  # little in the archive may be much outside of it
+            raise ValueError(f"its notes take {found[0].file_size:,} bytes, {LARGEST_NOTES:,} are allowed")
         return {FORMAT: archive.read(found[0]).decode()} if found else {}
 
 
 NOTES = f"{FORMAT}.json"
+LARGEST_NOTES = 100_000_000  # as safetensors has it for a header
 _WRITERS = {".onnx": _onnx, ".pt2": _program}
 EXPORTED = tuple(_WRITERS)

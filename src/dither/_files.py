@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
+
+_FULL = "Free some space, or choose another disk."
+_CLOSED = "Choose a folder that you may write to."
+_ADVICE = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EFBIG: _FULL,
+    errno.EACCES: _CLOSED,
+    errno.EPERM: _CLOSED,
+    errno.EROFS: _CLOSED,
+    errno.ENOENT: "Make the folder first.",
+}
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
@@ -22,9 +36,11 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # in a folder that is closed there is nothing to take away
+            temporary.unlink(missing_ok=True)
         kept = "The file that was there is untouched." if path.exists() else "Nothing was written."
-        raise OSError(f"cannot save {path}: {error.strerror or error}. {kept}") from error
+        advice = _ADVICE.get(error.errno or 0, "")
+        raise OSError(f"cannot save {path}: {error.strerror or error}. {kept} {advice}".rstrip()) from error
     except BaseException:  # an interrupt: leave no temporary file behind either
         temporary.unlink(missing_ok=True)
         raise

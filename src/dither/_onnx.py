@@ -70,7 +70,8 @@ def read_notes(path: str) -> dict[str, str]:
     """The metadata of an ONNX file."""
     require(f"reading {path}")
     onnx: Any = importlib.import_module("onnx")
-    return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+    graph = onnx.load(path, load_external_data=False)  # a file that was not written here may name any other
+    return {entry.key: entry.value for entry in graph.metadata_props}
 
 
 class Runtime:

@@ -71,7 +71,14 @@ def test_train_prune_evaluate_inspect(cli: Cli, tmp_path: Path) -> None:
     assert "1,437" in alone.stdout
     inspected = cli("inspect", "run/small.safetensors")
     assert inspected.exit_code == 0, inspected.output
-    shown = "DigitsNet, shrunk, dither format 1", "conv1.weight", "model: digits", "kept/total", "original / small"
+    shown = (
+        "DigitsNet, shrunk, dither format 2",
+        "checksum of the tensors",
+        "conv1.weight",
+        "model: digits",
+        "kept/total",
+        "original / small",
+    )
     for text in (*shown, "ms, batch 64", "times: cpu, 1 thread, torch"):
         assert text in inspected.stdout
 

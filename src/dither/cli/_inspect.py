@@ -23,16 +23,21 @@ def inspect(
         from rich.console import Console
 
         from dither._export import EXPORTED, read_exported
-        from dither._header import VERSION, read_header
+        from dither._header import CheckpointError, brief, read_header
 
         header = read_exported(file) if file.suffix in EXPORTED else read_header(file)
         console = Console()
         state = "shrunk" if header.shrunk else "not shrunk"
-        _say(console, f"{file}: {header.class_name}, {state}, dither format {VERSION}")
+        _say(console, f"{file}: {header.class_name}, {state}, dither format {header.version}")
         for key, value in header.metadata.items():
             _say(console, f"{key}: {value}")
-        _show_plans(console, header)
-        _show_cost(console, header)
+        try:
+            _show_plans(console, header)
+            _show_cost(console, header)
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
+            raise CheckpointError(
+                f"the plan or the cost in {file} is none of this dither ({brief(repr(error))}). Save the network again."
+            ) from error
         _show_tensors(console, header)
 
 
@@ -68,6 +73,8 @@ def _show_tensors(console: Console, header: Header) -> None:
         stored = [shape for name, shape in header.shapes.items() if name not in header.shared]
         table.add_row("all", "", f"{sum(map(math.prod, stored)):,}")
         console.print(table)
+    if header.checksum:
+        _say(console, f"checksum of the tensors, equal for equal networks: {header.checksum}")
 
 
 def _say(console: Console, text: str) -> None:

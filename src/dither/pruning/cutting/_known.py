@@ -235,21 +235,31 @@ def following(net: nn.Module) -> Generator[None]:
             handle.remove()
 
 
+SIZES = ("num_features", "num_channels", "num_groups", "channels")
+
 Numbers = dict[str, dict[str, int]]
 """The sizes of layers that have no tensor, by module name, as JSON-able values."""
 
 
 def tell(net: nn.Module, sizes: Mapping[str, Mapping[str, int]]) -> None:
-    """Set what `numbers` returned, in place."""
+    """Set what `numbers` returned, in place.
+
+    Raises:
+        ValueError: If it is something else: a file may say anything.
+    """
     for name, values in sizes.items():
-        vars(net.get_submodule(name)).update(values)
+        layer = net.get_submodule(name)
+        if not _is_bare(layer) or not all(
+            n in SIZES and hasattr(layer, n) and type(value) is int and value > 0 for n, value in values.items()
+        ):
+            raise ValueError(f'the record has sizes of "{name}", a {type(layer).__name__}, that it cannot have.')
+        vars(layer).update(values)
 
 
 def numbers(net: nn.Module) -> Numbers:
     """The sizes of layers that have no tensor, as they are now."""
-    names = ("num_features", "num_channels", "num_groups", "channels")
     return {
-        name: {n: int(getattr(m, n)) for n in names if hasattr(m, n)} for name, m in net.named_modules() if _is_bare(m)
+        name: {n: int(getattr(m, n)) for n in SIZES if hasattr(m, n)} for name, m in net.named_modules() if _is_bare(m)
     }
 
 

@@ -55,10 +55,10 @@ def apply_shrunk(model: nn.Module, record: Mapping[str, Any]) -> nn.Module:
                     raise ValueError(
                         f'the record keeps indices of "{name}", dimension {dim}, that the model does not have.'
                     )
+        widths = {name: tensor.shape[-1] for name, tensor in named.items() if tensor.ndim > 1}
         cut(model, kept)
         for name, index in record["selects"].items():
-            _submodule(model, name)
-            select_columns(model, name, torch.tensor(index, dtype=torch.int64))
+            select_columns(model, name, _columns(_submodule(model, name), index, widths.get(f"{name}.weight", 0)))
     for name in record.get("numbers", {}):
         _submodule(model, name)
     tell(model, record.get("numbers", {}))
@@ -70,6 +70,18 @@ def _fits(tensor: Tensor, dim: int, index: Tensor) -> bool:
     if dim == POSITIONS:
         return tensor.ndim == 1 and not tensor.is_floating_point() and len(index) > 0
     return dim < tensor.ndim and bool(((index >= 0) & (index < tensor.shape[dim])).all())
+
+
+def _columns(layer: nn.Module, index: list[int], width: int) -> Tensor:
+    """The input columns that a layer reads, of at most ``width``; its weight has one column for each.
+
+    Raises:
+        ValueError: If there are others.
+    """
+    columns = torch.tensor(index, dtype=torch.int64)
+    if columns.shape != (getattr(layer, "in_features", None),) or not bool(((columns >= 0) & (columns < width)).all()):
+        raise ValueError(f"the record selects columns that a {type(layer).__name__} of this model does not have.")
+    return columns
 
 
 def _submodule(model: nn.Module, name: str) -> nn.Module:
