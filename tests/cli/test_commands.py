@@ -193,7 +193,7 @@ def test_another_recipe_for_a_trained_folder_is_refused(cli: Cli) -> None:
 def test_a_nan_loss_ends_with_exit_code_one(cli: Cli) -> None:
     done = cli("train", "--recipe", "quick.json", "--out", "run", "--lr", "1e30")
     assert done.exit_code == 1
-    assert done.stderr.startswith("error: the loss of stretch 'base' is not finite at step ")
+    assert done.stderr.startswith("error: the loss is not finite at step 1 of stretch 'base' (epoch 1): ")
 
 
 def test_a_traceback_can_be_asked_for(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,7 @@ def test_a_run_leaves_all_its_files(finished: tuple[Run, str]) -> None:
     run, _ = finished
     names = {path.name for path in run.folder.iterdir()}
     files = {"base.safetensors", "small.safetensors", "plan.json", "plan.txt", "report.json", "report.md", "widths.png"}
-    assert names == files | {"recipe.json", "history.jsonl", "checkpoint"}
+    assert names == files | {"recipe.json", "commands.jsonl", "history.jsonl", "checkpoint", ".lock"}
     assert Recipe.read(run.folder / "recipe.json") == RECIPE
 
 

@@ -21,11 +21,15 @@ CheckpointSteps = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option(min=1, help="Save the training state every so many steps, beside after every epoch."),
 ]
+Deterministic = Annotated[
+    bool,
+    typer.Option("--deterministic", help="The same bits again, on GPUs too: torch.use_deterministic_algorithms."),
+]
 
 
 @contextmanager
 def clear_errors() -> Generator[None]:
-    """Ends the program with one line on standard error; exit code 2 for what the user can repair, 1 for a NaN loss.
+    """Ends the program with one line on standard error; exit code 2 for what the user can repair, 1 for a NaN.
 
     ``DITHER_TRACEBACK=1`` shows the whole traceback instead.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from ._common import Threads, clear_errors, names
+from ._common import Deterministic, Threads, clear_errors, names
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,6 +33,7 @@ def doubt(
     tune: Annotated[bool, typer.Option("--tune", help="Choose the size of the noise on held-out images.")] = False,
     small: Annotated[bool, typer.Option("--small", help="Ask the network that dither prune left.")] = False,
     threads: Threads = None,
+    deterministic: Deterministic = False,
 ) -> None:
     """Measure what a network knows about its own mistakes, with Stochastic Batch Normalization."""
     with clear_errors():
@@ -42,7 +43,7 @@ def doubt(
         from dither.training import doubt as measure
 
         console = Console()
-        run = Run(folder, console=console, threads=threads, data=data)
+        run = Run(folder, console=console, threads=threads, deterministic=deterministic, data=data)
         report = measure(
             run,
             ood,

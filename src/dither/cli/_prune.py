@@ -7,7 +7,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from ._common import CheckpointSteps, Threads, clear_errors, names, print_report
+from ._common import CheckpointSteps, Deterministic, Threads, clear_errors, names, print_report
 
 
 def prune(
@@ -38,6 +38,7 @@ def prune(
     target_latency: Annotated[Optional[float], typer.Option(help="Train to this fraction of the time.")] = None,  # noqa: UP045
     threads: Threads = None,
     checkpoint_steps: CheckpointSteps = None,
+    deterministic: Deterministic = False,
 ) -> None:
     """Prune the network of a run folder and write the report. The same command goes on after an interruption."""
     with clear_errors():
@@ -71,7 +72,14 @@ def prune(
             finetune = dataclasses.replace(finetune, epochs=finetune_epochs)
         recipe = dataclasses.replace(old, prune=new_prune, noise=new_noise, finetune=finetune)
         console = Console()
-        run = Run(folder, recipe, console=console, threads=threads, checkpoint_steps=checkpoint_steps)
+        run = Run(
+            folder,
+            recipe,
+            console=console,
+            threads=threads,
+            checkpoint_steps=checkpoint_steps,
+            deterministic=deterministic,
+        )
         print_report(console, run.prune(), folder)
 
 

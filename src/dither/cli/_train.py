@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from ._common import CheckpointSteps, Threads, clear_errors
+from ._common import CheckpointSteps, Deterministic, Threads, clear_errors
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,6 +45,7 @@ def train(
     mixed_precision: Annotated[Optional[str], typer.Option(help="no, bf16 or fp16.")] = None,  # noqa: UP045
     threads: Threads = None,
     checkpoint_steps: CheckpointSteps = None,
+    deterministic: Deterministic = False,
 ) -> None:
     """Train a network and leave it in a run folder. The same command goes on after an interruption."""
     with clear_errors():
@@ -66,7 +67,14 @@ def train(
         }
         settings = dataclasses.replace(settings, base=base, **{k: v for k, v in given.items() if v is not None})
         console = Console()
-        run = Run(out, settings, console=console, threads=threads, checkpoint_steps=checkpoint_steps)
+        run = Run(
+            out,
+            settings,
+            console=console,
+            threads=threads,
+            checkpoint_steps=checkpoint_steps,
+            deterministic=deterministic,
+        )
         net = run.base()
         split = "validation" if settings.validation else "test"
         score = evaluate(net, run.images(split).to(run.accelerator.device))

@@ -8,7 +8,6 @@ from ._defaults import default_recipe as default_recipe
 from ._doubt import doubt as doubt
 from ._doubt_report import DoubtReport as DoubtReport
 from ._engine import Engine as Engine
-from ._engine import NonFiniteLoss as NonFiniteLoss
 from ._engine import Penalty as Penalty
 from ._evaluate import Score as Score
 from ._evaluate import evaluate as evaluate
@@ -27,3 +26,4 @@ from ._recipe import Recipe as Recipe
 from ._report import Report as Report
 from ._run import Run as Run
 from ._shrinking import Shrinking as Shrinking
+from ._watch import NonFiniteLoss as NonFiniteLoss

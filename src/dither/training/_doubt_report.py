@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from ._json import read_json
 
 # key of a record, words, format
 _ROWS = (
@@ -50,7 +51,7 @@ class DoubtReport:
     def read(cls, folder: Path) -> DoubtReport | None:
         """The report of a folder, or None where there is none."""
         path = folder / "report.json"
-        return cls(folder, json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+        return cls(folder, read_json(path, "Remove it, and measure again.")) if path.exists() else None
 
     @property
     def single(self) -> dict[str, Any]:

@@ -21,15 +21,11 @@ from ._batches import Batches
 from ._checkpoints import Checkpoints, write_text
 from ._data import Images
 from ._evaluate import evaluate
+from ._lock import hold
 from ._progress import Progress
 from ._recipe import Fit
 from ._shrinking import Shrinking
-
-_CHECK_EVERY = 50  # steps between looks at the loss where a look would stall an accelerator
-
-
-class NonFiniteLoss(RuntimeError):
-    """The loss became NaN or infinite. The last complete checkpoint is kept."""
+from ._watch import NonFiniteLoss, Watch
 
 
 @dataclass(frozen=True)
@@ -112,13 +108,17 @@ class Engine:
             The network, trained, unwrapped, in eval mode.
 
         Raises:
-            NonFiniteLoss: If the loss is NaN or infinite.
-            OSError: If a state cannot be saved; the older one is kept.
+            NonFiniteLoss: If a loss, a gradient, a parameter or a gate is NaN or infinite.
+            OSError: If a state cannot be saved (the older one is kept), or another process works in the folder.
+            CheckpointError: If there are states and none of them is as it was written.
         """
-        stretch = _Stretch(
-            self, net, images, monitor, settings, name, groups, penalty, train_mode, counts, notes, shrinking
-        )
-        return stretch.run()
+        release = hold(self.folder, self.accelerator)
+        try:
+            return _Stretch(
+                self, net, images, monitor, settings, name, groups, penalty, train_mode, counts, notes, shrinking
+            ).run()
+        finally:
+            release()
 
 
 class _Stretch:
@@ -169,6 +169,7 @@ class _Stretch:
         )
         self.had_own_forward = "forward" in vars(net)
         self.checkpoints = Checkpoints(engine.folder / "checkpoint" / name, accelerator)
+        self.watch = Watch(accelerator, name, self.batches.steps)
         saved = self.checkpoints.position()
         if saved is not None and saved.get("cut"):
             net, optimizer = restructure(net, optimizer, saved["cut"])
@@ -176,7 +177,6 @@ class _Stretch:
         self.step = 0
         self.sums = torch.zeros(2, dtype=torch.float64, device=accelerator.device)  # loss and KL term of this epoch
         self.history: list[dict[str, Any]] = []
-        self.unchecked: list[Tensor] = []
 
     def run(self) -> nn.Module:
         # Stretches are independent of each other's use of the generator, so each can be repeated alone.
@@ -186,6 +186,10 @@ class _Stretch:
             with self.engine.progress.stretch(self.name, self.step, self.steps, self.batches.steps):
                 while self.step < self.steps:
                     self._epoch()
+        except NonFiniteLoss as error:
+            newest = self.checkpoints.newest()
+            kept = f"the last good checkpoint is {newest.name}" if newest else "no checkpoint was saved before"
+            raise NonFiniteLoss(f"{error}; {kept}; try a smaller lr or gate_lr, or a kl_warmup") from error
         finally:
             self._unwrap()
         if self.engine.channels_last:
@@ -195,6 +199,7 @@ class _Stretch:
     def _prepare(self, net: nn.Module, optimizer: Optimizer) -> None:
         self.net = net
         self.wrapped, self.optimizer = self.accelerator.prepare(net, optimizer)
+        self.watch.attach(self.wrapped)
 
     def _unwrap(self) -> None:
         """Takes Accelerate's autocast off the network again."""
@@ -224,9 +229,9 @@ class _Stretch:
             self.engine.progress.step(self.step, self.sums, self._counts)
             inside = self.step % self.batches.steps != 0
             if every and inside and self.step % every == 0 and self.accelerator.sync_gradients:
-                self._check()
+                self._look()
                 self._save()
-        self._check()
+        self._look()
         self._finish_epoch(epoch + 1)
         if self.shrinking and (epoch + 1) % self.shrinking.every == 0 and self.step < self.steps:
             self._shrink(self.shrinking)
@@ -250,42 +255,28 @@ class _Stretch:
                 extra = self.penalty.value(self.net) * self.penalty.factor(self.step, self.batches.steps)
                 terms.append(extra.detach())
                 loss = loss + extra.to(loss.dtype)
-            self.unchecked.append(loss.detach())
-            if self.accelerator.device.type == "cpu":
-                self._check(loss)
             self.accelerator.backward(loss)
+            self.watch.step(self.step, loss, x, self.net)
             self.optimizer.step()
+            if self.accelerator.sync_gradients:
+                self.watch.stepped(self.step, skipped=self.optimizer.step_was_skipped)
             self.optimizer.zero_grad()
         self.sums[: len(terms)] += torch.stack(terms)
         self.step += 1
-        if len(self.unchecked) >= _CHECK_EVERY:
-            self._check()
 
-    def _check(self, loss: Tensor | None = None) -> None:
-        """Raises on a loss that is not finite. On a CPU before the weights change, elsewhere some steps later."""
-        if loss is not None:
-            finite, first = math.isfinite(loss.item()), self.step
-            self.unchecked.clear()
-        else:
-            if not self.unchecked:
-                return
-            bad = ~torch.isfinite(torch.stack(self.unchecked))
-            finite, first = not bool(bad.any()), self.step - len(self.unchecked) + int(bad.to(torch.int8).argmax())
-            self.unchecked.clear()
-        if finite:
-            return
-        where = _first_bad(self.net, loss)
-        newest = self.checkpoints.newest()
-        kept = f"the last good checkpoint is {newest.name}" if newest else "no checkpoint was saved before"
-        epoch = first // self.batches.steps + 1
-        raise NonFiniteLoss(
-            f"the loss of stretch {self.name!r} is not finite at step {first} (epoch {epoch}); {where}; {kept}; "
-            "try a smaller lr or gate_lr, or a kl_warmup"
-        )
+    def _look(self) -> None:
+        """Nothing is saved that is not finite."""
+        self.watch.look(self.step, self.net)
+        self.watch.network(self.step, self.net)
 
     def _finish_epoch(self, epoch: int) -> None:
         means = (self.sums / self.batches.steps).tolist()
         result = evaluate(self.wrapped, self.monitor, channels_last=self.engine.channels_last)
+        if not math.isfinite(result.nll):
+            raise NonFiniteLoss(
+                f"the outputs for the images of {self.monitor.name} are not finite after epoch {epoch} of stretch "
+                f"{self.name!r}, although all parameters are"
+            )
         row: dict[str, Any] = {"stretch": self.name, "epoch": epoch, "step": self.step, "loss": means[0]}
         if self.penalty is not None:
             row["kl"] = means[1]
@@ -306,7 +297,8 @@ class _Stretch:
         path = self.engine.folder / "history.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        others = [line for line in lines if json.loads(line)["stretch"] != self.name]
+        ours = f'{{"stretch": {json.dumps(self.name)},'
+        others = [line for line in lines if not line.startswith(ours)]
         write_text(path, "".join(f"{line}\n" for line in [*others, *map(json.dumps, self.history)]))
 
     def _counts(self) -> dict[str, int]:
@@ -322,18 +314,3 @@ class _Stretch:
         if (control := self._control()) is not None:
             position["control"] = control.state_dict()
         self.checkpoints.save(self.step, position)
-
-
-def _first_bad(net: nn.Module, loss: Tensor | None) -> str:
-    """Which parameter is to blame: the first that is not finite itself, else the first whose gradient is not."""
-    for name, parameter in net.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
-            return f"the first parameter with a NaN or infinite value is {name!r}"
-    if loss is not None and loss.requires_grad:
-        named = [(name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad]
-        found = torch.autograd.grad(loss, [parameter for _, parameter in named], allow_unused=True)
-        gradients = cast("tuple[Tensor | None, ...]", found)
-        for (name, _), gradient in zip(named, gradients, strict=True):
-            if gradient is not None and not bool(torch.isfinite(gradient).all()):
-                return f"all parameters are finite, the first with a NaN or infinite gradient is {name!r}"
-    return "all parameters and their gradients are finite, look at the images"

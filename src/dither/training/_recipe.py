@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ._json import read_json
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -186,8 +188,16 @@ class Recipe:
 
     @classmethod
     def read(cls, path: str | Path) -> Recipe:
-        """Recipe from a JSON file, see :meth:`from_json`."""
-        return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        """Recipe from a JSON file, see :meth:`from_json`.
+
+        Raises:
+            ValueError: As there; the message names the file.
+        """
+        values = read_json(Path(path), "Bring a good copy back, or use another folder.")
+        try:
+            return _build(cls, values, "recipe")
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
 
 def _are_classes(values: object) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,15 @@ from ..pruning import Plan
 from ._batchnorm import reestimate, train_frozen
 from ._checkpoints import write_text
 from ._data import Images, load_images
+from ._deterministic import make_deterministic
 from ._engine import Engine
+from ._json import read_json
+from ._lock import hold
 from ._models import make_model
 from ._objective import make_penalty
 from ._progress import Progress
 from ._recipe import Recipe
+from ._record import record_command
 from ._report import Report, make_report
 from ._shrinking import Shrinking
 from ._snr import snr_histograms
@@ -41,11 +46,13 @@ _BASE = ("model", "data", "classes", "base", "validation", *_NUMERICS)
 class Run:
     """A run folder and the steps from data to a smaller network.
 
-    Files: ``recipe.json``, ``history.jsonl`` (a line per epoch), ``checkpoint/`` (training states),
+    Files: ``recipe.json``, ``commands.jsonl`` (a line per command: seed, versions, state of the sources),
+    ``history.jsonl`` (a line per epoch), ``checkpoint/`` (training states),
     ``base.safetensors``, ``small.safetensors``, ``plan.json``, ``plan.txt``, ``report.json``, ``report.md``,
     ``widths.png``. Whatever is complete is read, not made again; a stretch of training that was interrupted goes on
     from its last state, on a CPU bit for bit (with the same number of threads). ``threshold``, ``multiple_of`` and
-    the fine-tuning may be changed after the training under noise: plan and report are then made again.
+    the fine-tuning may be changed after the training under noise: plan and report are then made again. The folder
+    belongs to this process until the run is deleted or the process ends.
 
     Args:
         folder: the run folder; made if missing.
@@ -53,6 +60,8 @@ class Run:
         console: where progress goes; None is quiet.
         threads: CPU threads for torch; None leaves them as they are.
         checkpoint_steps: steps between training states inside an epoch; None saves after every epoch.
+        deterministic: operators of torch that could give different bits twice are replaced, or refused by name where
+            there is no other. For the whole process, as ``torch.use_deterministic_algorithms`` has it.
         log_with: trackers, as Accelerate's ``log_with`` takes them.
         images: splits that are in memory already, by name; others are loaded.
         data: where the images are now, if that is another place than the recipe says.
@@ -60,6 +69,7 @@ class Run:
     Raises:
         FileNotFoundError: If there is no recipe, neither given nor in the folder.
         ValueError: If the folder was made with another recipe.
+        BlockingIOError: If another process works in the folder.
     """
 
     def __init__(
@@ -70,6 +80,7 @@ class Run:
         console: Console | None = None,
         threads: int | None = None,
         checkpoint_steps: int | None = None,
+        deterministic: bool = False,
         log_with: Any = None,
         images: Mapping[str, Images] | None = None,
         data: str | None = None,
@@ -83,8 +94,8 @@ class Run:
         self.recipe = recipe
         if threads is not None:
             torch.set_num_threads(threads)
-        self._check_folder(path)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if deterministic:
+            make_deterministic()
         self.data = recipe.data if data is None else data
         self._images = dict(images or {})
         # Accelerate keeps the first precision for the life of the process; one process may do several runs.
@@ -95,8 +106,11 @@ class Run:
             log_with=log_with,
             project_dir=str(self.folder),
         )
+        weakref.finalize(self, hold(self.folder, self.accelerator))
+        self._check_folder(path)
         if self.accelerator.is_main_process:
             write_text(path, recipe.to_json() + "\n")
+            record_command(self.folder, recipe.seed, self.accelerator)
         if log_with is not None:
             self.accelerator.init_trackers("dither", config={"recipe": recipe.to_json()})
         self._engine = Engine(
@@ -200,7 +214,7 @@ class Run:
         """
         path = self.folder / "report.json"
         if path.exists():
-            report = Report(json.loads(path.read_text(encoding="utf-8")))
+            report = Report(read_json(path, "Remove it, and the same command makes it again."))
             # Through Recipe: a report of an older version lacks the settings that are newer than it.
             if Recipe.from_json(json.dumps(report.values["recipe"])) == self.recipe:
                 return report
@@ -212,6 +226,7 @@ class Run:
         small = self._finished(shrunk)
         report = make_report(self, masked=masked, shrunk=shrunk, small=small, plan=plan)
         if self.accelerator.is_main_process:
+            path.unlink(missing_ok=True)  # it says "complete", and would say it of files that are replaced now
             write_text(self.folder / "plan.json", json.dumps(plan.to_dict()))
             write_text(self.folder / "plan.txt", f"{plan}\n")
             metadata = {**self._origin(), "error_pct": report.small["error_pct"]}

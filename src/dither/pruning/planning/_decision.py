@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..cutting._cut import Kept
 from ..cutting._plain import SelectedLinear
 from ..labels import Analysis, Space
+from ..noise._check import check_gates
 from ..noise._gates import gates
 from ._edited import check_indices, check_spaces
 from ._plan import Plan, fingerprint
@@ -19,7 +20,7 @@ def check(net: nn.Module, plan: Plan) -> None:
     """Is the plan for this network, and one that it can follow?
 
     Raises:
-        ValueError: If it is for another one, or was edited to keep what is not there.
+        ValueError: If it is for another one, or was edited to keep what is not there, or a gate has exploded.
     """
     known = {c.name for c in (*plan.spaces, *plan.columns)} | plan.sites.keys()
     needed = plan.sites.keys() or {c.name for c in (*plan.spaces, *plan.columns) if c.snr is not None}
@@ -30,6 +31,7 @@ def check(net: nn.Module, plan: Plan) -> None:
             "call pruning.plan(net, example_inputs) on the network that you want to shrink."
         )
     check_indices(plan, layers)
+    check_gates(layers)
 
 
 def choose(plan: Plan, analysis: Analysis) -> list[tuple[Space, Tensor]]:

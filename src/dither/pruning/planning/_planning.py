@@ -17,6 +17,7 @@ from ..attaching._trial import fixed_by_code
 from ..cutting._cut import twin
 from ..cutting._plain import replace_module
 from ..labels import Analysis, Space, analyse
+from ..noise._check import check_gates
 from ..noise._gates import find_bank, gates, ungate
 from ..noise._noise import LogNormalNoise, posterior
 from ._criteria import SNR, Criterion
@@ -134,9 +135,7 @@ def _plan(net: nn.Module, example_inputs: Inputs, criterion: Criterion, multiple
 @torch.no_grad()
 def _judge(layers: Mapping[str, LogNormalNoise], criterion: Criterion) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The SNR and the score of every layer's units, in one call for all of them, on the CPU."""
-    for name, layer in layers.items():
-        if not all(bool(p.isfinite().all()) for p in layer.parameters()):
-            raise ValueError(f'the noise "{name}" has parameters that are not finite; go back to a good checkpoint.')
+    check_gates(layers)
     law = posterior(list(layers.values()))
     ratios, scores = law.snr.cpu(), criterion.score(law).cpu()
     if scores.shape != ratios.shape or bool(scores.isnan().any()):
