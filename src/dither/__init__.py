@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ._sampling import sampling as sampling
     from .prediction import Ensemble as Ensemble
     from .prediction import Prediction as Prediction
+    from .prediction import gather as gather
     from .prediction import predict as predict
 
 __version__ = "0.3.0"
@@ -37,7 +38,7 @@ _HOMES = {
     **dict.fromkeys(("ExportError", "Exported", "export"), "._export"),
     "alone": "._processes",
     **dict.fromkeys(("Stochastic", "sampling"), "._sampling"),
-    **dict.fromkeys(("Ensemble", "Prediction", "predict"), ".prediction"),
+    **dict.fromkeys(("Ensemble", "Prediction", "gather", "predict"), ".prediction"),
 }
 
 

@@ -48,8 +48,15 @@ def num_processes() -> int:
     return distributed.get_world_size()
 
 
-def gathered(work: Callable[[], T]) -> list[T]:
+def gathered(work: Callable[[], T], group: distributed.ProcessGroup | None = None) -> list[T]:
     """What ``work()`` gave in each process, in the order of the ranks, in all of them.
+
+    Args:
+        work: What each process does.
+        group: Which processes; None is all of them.
+
+    Returns:
+        One value for each process.
 
     Raises:
         RuntimeError: If another process failed; this one would wait for it forever.
@@ -62,11 +69,11 @@ def gathered(work: Callable[[], T]) -> list[T]:
         own.append(work())
     except Exception as error:
         failure = error
-    messages: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(messages, (_told(failure), own))
+    messages: list[Any] = [None] * distributed.get_world_size(group)
+    distributed.all_gather_object(messages, (_told(failure), own), group)
     if failure is not None:
         raise failure
-    for rank, (problem, _) in enumerate(messages):
+    for rank, (problem, _) in zip(distributed.get_process_group_ranks(group), messages, strict=True):
         if problem:
             raise RuntimeError(f"process {rank} failed: {problem}")
     return [found for _, (found,) in messages]

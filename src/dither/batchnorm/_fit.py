@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from .._inputs import call, evaluating
+from .._processes import unwrapped
 from .._sampling import sampling
 from ._laws import Law
 from ._loading import EqualBatches, checked_loader
@@ -21,6 +21,7 @@ from ._processes import together
 from ._report import FitReport, LayerFit, describe
 from ._source import find_source, set_law
 from ._statistics import Statistics
+from ._synchronised import find_batch
 
 if TYPE_CHECKING:
     from ._layer import StochasticBatchNorm
@@ -49,7 +50,8 @@ def fit(
     the law that it had.
 
     The moments are central from the first batch on and merged in float64, also across the processes of
-    ``torch.distributed``: every process calls ``fit`` with its own part of the data, and all end with the same law.
+    ``torch.distributed``: every process calls ``fit`` with its own part of the data, and all end with the same law. The
+    batch of SyncBatchNorm is that of all processes, so they go through their batches in step until one has no more.
 
     A channel whose variance falls below ε² in some batch is dead: its :math:`\sigma^2` is the constant mean of
     :math:`\sigma_B^2`, not less than ε², and a warning tells how many there are.
@@ -75,7 +77,8 @@ def fit(
         TypeError: If the loader is a tensor or not iterable, or ``law`` is no law.
         ValueError: If the net has no converted layer or calls none of them; if the loader is empty, has one batch,
             batches of one example or of unequal sizes, or yields what cannot be understood or is not finite; if an
-            argument is out of range.
+            argument is out of range; if SyncBatchNorm stands beside BatchNorm, or has several process groups.
+        RuntimeError: If another process failed.
 
     Example:
         >>> from dither import batchnorm
@@ -126,20 +129,22 @@ def _observe(
     progress: Callable[[int, int | None], object] | None,
 ) -> Observed:
     """One pass over the data."""
-    while isinstance(net, (DataParallel, DistributedDataParallel)):
-        net = net.module  # the wrapper sends buffers from process 0, which may have no batch
+    net = unwrapped(net)  # DistributedDataParallel sends buffers from process 0, which may have no batch
     total = len(loader) if hasattr(loader, "__len__") else None  # pyright: ignore[reportArgumentType]
     total = total if num_batches is None else min(num_batches, total or num_batches)
-    observer = Observer(source.layers, num_records)
+    shared = find_batch(source.layers)
+    observer = Observer(source.layers, num_records, shared)
     batches = EqualBatches(net, loader, num_batches)
     with evaluating(net), sampling(net), source.observing(observer):
-        for done, inputs in enumerate(batches, 1):
+        for done, inputs in enumerate(batches if shared is None else shared.in_step(batches), 1):
             call(net, inputs)
             observer.end_of_pass()
             if progress is not None:
                 progress(done, total)
     observed = observer.observed
     observed.batch_size, observed.left_out = batches.size, batches.left_out
+    if shared is not None:
+        observed.batch_size, observed.ranks = shared.size(batches.size), shared.ranks
     return observed
 
 

@@ -73,7 +73,10 @@ class StochasticBatchNorm(Stochastic):
         observer = self.source.observer
         if observer is not None:
             self._check_input(x)
-            observer(self.name, self.source.site(self), x)
+            found = observer(self.name, self.source.site(self), x)
+            if found is not None:
+                wide = x.dtype if x.dtype.itemsize > 2 else torch.float32
+                return self._normalised(x, *(t.to(x.device, wide) for t in found))
             return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
         if self.training or not self.sampling:
             return self._deterministic(x)

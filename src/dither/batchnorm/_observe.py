@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ._moments import Moments
+from ._synchronised import Batch
 
 if TYPE_CHECKING:
     from ._layer import StochasticBatchNorm
@@ -39,6 +40,7 @@ class Observed:
         pictures: The same for a few channels, in float64.
         batch_size: Examples per batch; 0 if there was none.
         left_out: Examples in a smaller last batch.
+        ranks: The processes whose batches are one batch, for SyncBatchNorm; empty without.
     """
 
     places: tuple[Place, ...] = ()
@@ -47,6 +49,7 @@ class Observed:
     pictures: list[Tensor] = field(default_factory=list[Tensor])
     batch_size: int = 0
     left_out: int = 0
+    ranks: tuple[int, ...] = ()
 
     @property
     def sites(self) -> dict[str, int]:
@@ -124,23 +127,27 @@ class Observer:
     Args:
         layers: The layers by name.
         num_records: Of how many batches to keep the statistics.
+        batch: Who holds parts of a batch; None: this process holds it all.
     """
 
-    def __init__(self, layers: Mapping[str, StochasticBatchNorm], num_records: int) -> None:
-        self._layers = layers
+    def __init__(self, layers: Mapping[str, StochasticBatchNorm], num_records: int, batch: Batch | None = None) -> None:
+        self._layers, self._batch = layers, batch
         self._order = {name: i for i, name in enumerate(layers)}
         self._num_records = num_records
         self._columns: list[int] = []
         self._pass: dict[tuple[int, int], tuple[Place, Tensor, Tensor]] = {}
         self.observed = Observed()
 
-    def __call__(self, name: str, site: int, x: Tensor) -> None:
-        """A layer is called with ``x``."""
+    def __call__(self, name: str, site: int, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """A layer is called with ``x``: μ_B and σ²_B of the batch, if ``x`` is only a part of it."""
         key = self._order[name], site
         if key in self._pass:  # the converted network is part of a larger one, which calls it again
             self.end_of_pass()
         mean, var = channel_statistics(x)
+        if self._batch is not None:
+            mean, var = self._batch.united(mean, var, x.numel() // len(mean))
         self._pass[key] = Place(name, site, len(mean), x.dtype == torch.float64), mean, var
+        return None if self._batch is None else (mean, var)
 
     def end_of_pass(self) -> None:
         """All layers were called.

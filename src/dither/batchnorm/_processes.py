@@ -25,7 +25,11 @@ def together(observe: Callable[[], Observed], num_records: int) -> Observed:
     """
     if num_processes() == 1:
         return observe()
-    return _united([seen for seen in gathered(lambda: _sent(observe())) if seen.moments is not None], num_records)
+    parts = gathered(lambda: _sent(observe()))
+    batches = {part.ranks or (rank,): part for rank, part in enumerate(parts) if part.moments is not None}
+    united = _united(list(batches.values()), num_records)
+    united.left_out = sum(part.left_out for part in parts)
+    return united
 
 
 def _sent(own: Observed) -> Observed:
@@ -49,7 +53,6 @@ def _united(parts: list[Observed], num_records: int) -> Observed:
     united.places, united.batch_size = parts[0].places, sizes[0]
     united.records = _in_turn([part.records for part in parts])[:num_records]
     united.pictures = _in_turn([part.pictures for part in parts])[:PICTURED_BATCHES]
-    united.left_out = sum(part.left_out for part in parts)
     return united
 
 

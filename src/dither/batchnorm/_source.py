@@ -16,7 +16,7 @@ from ._laws import Bank, Factorized, Law
 if TYPE_CHECKING:
     from ._layer import StochasticBatchNorm
 
-Observer: TypeAlias = "Callable[[str, int, Tensor], None]"
+Observer: TypeAlias = "Callable[[str, int, Tensor], tuple[Tensor, Tensor] | None]"
 
 
 class StatisticsSource(Source):
@@ -28,7 +28,8 @@ class StatisticsSource(Source):
     Attributes:
         layers: The layers by name.
         law: What is drawn from.
-        observer: Called with (name, site, input) of every layer while `observing`.
+        observer: Called with (name, site, input) of every layer while `observing`; it may answer with the statistics to
+            normalise with.
         given: Draws that were given from outside, possibly batched by vmap; None without.
     """
 
@@ -108,8 +109,14 @@ class StatisticsSource(Source):
         begins a new pass.
 
         Raises:
-            RuntimeError: If the layer was not called while the network was fitted.
+            RuntimeError: If the layer was not called while the network was fitted, or `torch.nn.DataParallel` runs a
+                replica of it.
         """
+        if getattr(layer, "_is_replica", False):
+            raise RuntimeError(
+                "torch.nn.DataParallel runs replicas of this network in threads, and its layers have one draw: predict "
+                "with the network inside (wrapped.module), in several processes with a part of the data each."
+            )
         site = self.site(layer)
         current = self._current
         if current is None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .._inputs import Inputs, call, evaluating
+from .._processes import decided, gathered, unwrapped
 from ..prediction import predict
 from ..prediction._link import softmax
 from ._loading import checked_batch, checked_loader
@@ -80,7 +81,8 @@ def tune(
     .. math:: \mathrm{NLL}(B) = -\frac{1}{N} \sum_n \log \frac{1}{S} \sum_s p(y_n \mid x_n, \mu_s, \sigma_s^2; B)
 
     A larger batch size is less noise. Every size is asked about the same examples with the same draws. One pass over
-    the loader.
+    the loader. In a job of several processes (`torch.distributed`) each calls this with its own part of the examples;
+    all draw what the first draws, and all end with the size that is best for all examples.
 
     Args:
         net: A fitted network that classifies; its modes stay as they are.
@@ -97,6 +99,7 @@ def tune(
         TypeError: If the loader is a tensor or not iterable.
         ValueError: If ``net`` is not fitted, the loader is empty, has no labels or yields what cannot be understood, a
             size is not positive and finite, or ``num_samples`` is below 1.
+        RuntimeError: If another process failed.
 
     Example:
         >>> from dither import batchnorm
@@ -108,31 +111,57 @@ def tune(
     """
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}, expected at least 1")
-    before, fitted = sizes(net)
+    net = unwrapped(net)
+    fitted = sizes(net)[1]
     tried = _checked_sizes([factor * fitted for factor in GRID] if batch_sizes is None else batch_sizes)
     generator = torch.Generator().manual_seed(int(torch.randint(2**62, ()))) if generator is None else generator
-    draws = generator.get_state()
-    losses: list[list[Tensor]] = [[] for _ in tried]
-    weights: list[Tensor] = [torch.zeros(num_samples, dtype=torch.float64) for _ in tried]
-    single: list[Tensor] = []
-    try:
-        with evaluating(net):
-            for number, batch in enumerate(checked_loader(loader)):
-                inputs, target = _labelled(net, batch, number)
-                single.append(-_chosen(softmax(call(net, inputs)), target).log())
-                for i, size in enumerate(tried):
-                    rescale(net, batch_size=size)
-                    generator.set_state(draws)
-                    loss, weight = _losses(net, inputs, target, num_samples, generator)
-                    losses[i].append(loss)
-                    weights[i] += weight
-    finally:
-        rescale(net, batch_size=before)
-    if not single:
+    tried, state = decided(lambda: (tried, generator.get_state()))
+    generator.set_state(state)
+    found = _Losses.cat(gathered(lambda: _ask(net, checked_loader(loader), tried, num_samples, generator)))
+    if not len(found.single):
         raise ValueError("the loader is empty: it yields no batch")
-    report = _report(tried, [torch.cat(loss) for loss in losses], weights, torch.cat(single), fitted, num_samples)
+    report = _report(tried, found, fitted, num_samples)
     rescale(net, batch_size=report.best)
     return report
+
+
+@dataclass(frozen=True)
+class _Losses:
+    """Losses of examples, (sizes, N), weights of samples in their sum, (sizes, S), and losses without a draw, (N,)."""
+
+    sampled: Tensor
+    weights: Tensor
+    single: Tensor
+
+    @classmethod
+    def cat(cls, parts: Sequence[_Losses]) -> _Losses:
+        """Of all the examples."""
+        weights = torch.stack([part.weights for part in parts]).sum(0)
+        return cls(torch.cat([p.sampled for p in parts], 1), weights, torch.cat([p.single for p in parts]))
+
+
+def _ask(
+    net: nn.Module, loader: Iterable[Any], tried: Sequence[float], num_samples: int, generator: torch.Generator
+) -> _Losses:
+    """What each size loses on the examples of this process; the network is left as it was."""
+    before, draws = sizes(net)[0], generator.get_state()
+    none = torch.empty(0, dtype=torch.float64)
+    parts = [_Losses(none.expand(len(tried), 0), none.new_zeros(len(tried), num_samples), none)]
+    try:
+        with evaluating(net):
+            for number, batch in enumerate(loader):
+                inputs, target = _labelled(net, batch, number)
+                single = -_chosen(softmax(call(net, inputs)), target).log()
+                asked: list[tuple[Tensor, Tensor]] = []
+                for size in tried:
+                    rescale(net, batch_size=size)
+                    generator.set_state(draws)
+                    asked.append(_losses(net, inputs, target, num_samples, generator))
+                losses, weights = (torch.stack(values) for values in zip(*asked, strict=True))
+                parts.append(_Losses(losses, weights, single))
+    finally:
+        rescale(net, batch_size=before)
+    return _Losses.cat(parts)
 
 
 def _checked_sizes(sizes: Sequence[float]) -> list[float]:
@@ -176,24 +205,22 @@ def _losses(
     return -mean.log(), (chosen / mean).sum(1)
 
 
-def _report(
-    sizes: list[float], losses: list[Tensor], weights: list[Tensor], single: Tensor, fitted: float, num_samples: int
-) -> TuneReport:
-    count = len(single)
-    means = [float(loss.mean()) for loss in losses]
+def _report(sizes: Sequence[float], found: _Losses, fitted: float, num_samples: int) -> TuneReport:
+    count = len(found.single)
+    means = found.sampled.mean(1).tolist()
     best = min(range(len(sizes)), key=means.__getitem__)
-    differences = [loss - losses[best] for loss in losses]
+    differences = found.sampled - found.sampled[best]
     return TuneReport(
         batch_sizes=tuple(sizes),
         nll=tuple(means),
-        nll_se=tuple(_standard_error(loss) for loss in losses),
-        above=tuple(float(difference.mean()) for difference in differences),
+        nll_se=tuple(_standard_error(loss) for loss in found.sampled),
+        above=tuple(differences.mean(1).tolist()),
         above_se=tuple(_standard_error(difference) for difference in differences),
         # dNLL = -Σ_s dp_s / (N p): by the delta method the error of the mean of these weights over samples.
-        monte_carlo_se=tuple(_standard_error(weight / count) for weight in weights),
+        monte_carlo_se=tuple(_standard_error(weight / count) for weight in found.weights),
         best=sizes[best],
         fitted=fitted,
-        single=float(single.mean()),
+        single=float(found.single.mean()),
         num_examples=count,
         num_samples=num_samples,
     )

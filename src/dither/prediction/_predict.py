@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivateUsage]
 
 from .._inputs import Inputs, map_tensors, split_batch, tensors
+from .._processes import unwrapped
 from ._choice import run_samples
 from ._ensemble import Ensemble
 from ._identical import check_different
@@ -42,7 +43,7 @@ def predict(
 
     Args:
         net: A network with BatchNorm that was converted and fitted, gates, dropout or any mixture; an `Ensemble`; or,
-            with ``num_samples=1``, any network.
+            with ``num_samples=1``, any network. In several processes each predicts a part, see `gather`.
         x: A tensor, a tuple of positional arguments or a dict of keyword arguments, the batch in dimension 0. Or a
             loader: any other iterable of batches, which may be tensors, tuples (input, target) or dicts. A loader is
             streamed, its samples are not kept.
@@ -72,7 +73,8 @@ def predict(
         raise ValueError(f"num_samples is {num_samples}, expected at least 1")
     if max_batch is not None and max_batch < 1:
         raise ValueError(f"max_batch is {max_batch}: that is not room for one row; expected at least 1")
-    nets = list(net.members) if isinstance(net, Ensemble) else [net]
+    net = unwrapped(net)  # DistributedDataParallel talks to processes that may have no batch
+    nets = [unwrapped(member) for member in net.members] if isinstance(net, Ensemble) else [net]
     if not isinstance(x, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"x is a {describe(x)}, expected a tensor, a tuple, a dict or a loader")
     samplers = [Sampler(member, num_samples, generator) for member in nets]
@@ -86,7 +88,8 @@ def predict(
     with ExitStack() as stack:
         ready = [stack.enter_context(sampler.ready()) for sampler in samplers]
         if _is_inputs(x):
-            return Prediction(_samples(ready, x, max_batch, link or softmax), members=len(ready))
+            samples = _samples(ready, x, max_batch, link or softmax)
+            return Prediction(samples, members=len(ready), draw=_draw(ready))
         return _stream(ready, x, max_batch, link or softmax)
 
 
@@ -103,10 +106,16 @@ def _stream(samplers: list[Sampler], loader: Iterable[Any], max_batch: int | Non
         inputs: Any = split_batch(net, batch)[0]
         if device is not None:
             inputs = map_tensors(lambda t: t.to(device), inputs)
-        parts.append(Prediction(_samples(samplers, inputs, max_batch, link), members=len(samplers)).summarised())
+        samples = _samples(samplers, inputs, max_batch, link)
+        parts.append(Prediction(samples, members=len(samplers), draw=_draw(samplers)).summarised())
     if not parts:
         raise ValueError("the loader yields no batch, there is nothing to predict")
     return Prediction.cat(parts)
+
+
+def _draw(samplers: list[Sampler]) -> int | None:
+    draws = tuple(sampler.draw for sampler in samplers)
+    return None if draws == (None,) * len(draws) else hash(draws)
 
 
 def _samples(samplers: list[Sampler], inputs: Inputs, max_batch: int | None, link: Link) -> Tensor:

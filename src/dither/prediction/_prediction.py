@@ -34,6 +34,8 @@ class Prediction:
         num_samples: S; taken from the samples.
         members: How many networks of an ensemble gave S / members samples each, one after the other. The standard
             errors are then those of sampling, with the members as they are.
+        draw: Which networks were drawn: predictions with the same number have theirs from the same ones; None if that
+            is not known.
 
     Raises:
         ValueError: If the samples have no dimensions S and B, or nothing is given.
@@ -52,6 +54,7 @@ class Prediction:
     summary: Summary | None = None
     num_samples: int = 0
     members: int = 1
+    draw: int | None = None
 
     def __post_init__(self) -> None:
         samples = self.samples
@@ -149,14 +152,25 @@ class Prediction:
 
     def summarised(self) -> Prediction:
         """The same without its samples."""
-        return Prediction(None, self._all, self.num_samples, self.members)
+        return Prediction(None, self._all, self.num_samples, self.members, self.draw)
 
     def to(self, device: torch.device | str) -> Prediction:
         """The same on another device."""
         samples = None if self.samples is None else self.samples.to(device)
         known = self.__dict__.get("_all", self.summary)
         summary = None if known is None else known.map(lambda t: t.to(device))
-        return Prediction(samples, summary, self.num_samples, self.members)
+        return Prediction(samples, summary, self.num_samples, self.members, self.draw)
+
+    def rows(self, index: Tensor) -> Prediction:
+        """Some of the examples, by their positions, in that order.
+
+        Args:
+            index: Positions, (n,), int64.
+        """
+        samples = None if self.samples is None else self.samples[:, index.to(self.samples.device)]
+        known = self.__dict__.get("_all", self.summary)
+        summary = None if known is None else known.map(lambda t: t[index.to(t.device)])
+        return Prediction(samples, summary, self.num_samples, self.members, self.draw)
 
     @staticmethod
     def cat(parts: Sequence[Prediction]) -> Prediction:
@@ -169,7 +183,9 @@ class Prediction:
         if len(kinds) != 1:
             raise ValueError(f"expected predictions with one number of samples and members, got {sorted(kinds)}")
         ((num_samples, members),) = kinds
+        draws = {part.draw for part in parts}
+        draw = draws.pop() if len(draws) == 1 else None
         kept = [part.samples for part in parts if part.samples is not None]
         if len(kept) == len(parts):
-            return Prediction(torch.cat(kept, 1), None, num_samples, members)
-        return Prediction(None, Summary.cat([part._all for part in parts]), num_samples, members)
+            return Prediction(torch.cat(kept, 1), None, num_samples, members, draw)
+        return Prediction(None, Summary.cat([part._all for part in parts]), num_samples, members, draw)

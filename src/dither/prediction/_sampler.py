@@ -60,6 +60,11 @@ class Sampler:
             stack.enter_context(sampling(self.net))
             yield self
 
+    @property
+    def draw(self) -> int | None:
+        """A number that tells these samples from others; None if nothing draws."""
+        return hash(tuple(self._seeds)) if self.layers else None
+
     def seed(self, sample: int) -> None:
         """Set the global generators to those of a sample."""
         self._random.seed(self._seeds[sample])

@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from ..._cost import time_in_turns
 from ..._inputs import Inputs, call, evaluating, tensors
+from ..._processes import decided
 from ..cutting._cut import cut, keep_slots, twin
 from ..labels import Space
 
@@ -89,9 +90,7 @@ def seconds_by_width(
 
 def agree(values: list[float]) -> list[float]:
     """What the first process measured, in every process: decisions that rest on a measurement must be the same."""
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.broadcast_object_list(values)
-    return values
+    return decided(lambda: values)
 
 
 def _first(space: Space, kept: Tensor) -> Tensor:

@@ -1,0 +1,28 @@
+"""One job of two processes and one of three carry all checks; the workers of pytest-xdist share what they found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+
+from tests.distributed import check_fit, check_prediction, check_pruning
+from tests.distributed.processes import run
+
+CHECKS = {**check_pruning.CHECKS, **check_fit.CHECKS, **check_prediction.CHECKS}
+
+
+@pytest.fixture(scope="session", params=[2, 3], ids="{} processes".format)
+def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each process found, by the name of the check."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if hasattr(request.config, "workerinput") else base
+    folder = shared / f"processes-{request.param}"
+    with FileLock(f"{folder}.lock"):
+        results = folder / "results.pt"
+        if not results.exists():
+            folder.mkdir(exist_ok=True)
+            torch.save(run(CHECKS, request.param, folder), results)
+    return torch.load(results, weights_only=True)
