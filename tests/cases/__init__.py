@@ -28,6 +28,7 @@ from tests.cases.sharing import SHARING as SHARING
 from tests.cases.silent import SILENT as SILENT
 from tests.cases.splits import SPLITS as SPLITS
 from tests.cases.weights import WEIGHTS as WEIGHTS
+from tests.cases.widths import WIDTHS as WIDTHS
 
 CASES = [
     *CHAINS,
@@ -43,4 +44,5 @@ CASES = [
     *SILENT,
     *LAYERS,
     *FORMATS,
+    *WIDTHS,
 ]

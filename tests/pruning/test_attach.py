@@ -51,7 +51,7 @@ def on_activations(model: nn.Module, x: Any, theta: dict[str, Tensor]) -> Any:
     held = dict(model.named_parameters())
     factors: dict[nn.Module, Tensor] = {}
     for space in pruning.analyse(model, x).spaces:
-        for name, dim in space.readers if space.reason is None else ():
+        for name, dim in space.readers if space.name in theta else ():
             at = space.slots[name, dim]
             factor = torch.where(at >= 0, theta[space.name][at.clamp(min=0)], 1.0)
             for module in model.modules():

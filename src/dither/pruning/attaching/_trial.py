@@ -8,12 +8,13 @@ fails, bisection finds the channel space to blame, which stays whole, and its re
 from __future__ import annotations
 
 import math
+import os
 import sys
 import traceback
-import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,20 +24,23 @@ from torch.nn.modules import module as hooks
 from ..._inputs import Inputs, evaluating, map_tensors, tensors, varied, with_batch
 from ..cutting._cut import ShrinkError, cut, difference, keep_slots, restored, run, runs, silence, twin
 from ..labels import Space
+from ..labels._steps import shortened
+from ._patterns import Pattern, patterns
 
-Check = Callable[[Sequence[Space], int], "str | None"]
-"""What goes wrong when the spaces lose channels, by the pattern of that seed; None if nothing does."""
+Check = Callable[[Sequence[Space], Pattern], "str | None"]
+"""What goes wrong when the spaces lose channels as a pattern says; None if nothing does."""
 
-PATTERNS = (0, 1)  # one pattern can hide an error: every second of 3 x 4 heads is the same heads of q, k and v
+VALUES = 2  # patterns that are tried with values, where all of them have been tried with shapes
 KIN = 2  # so many layers of one name in modules of one class are to blame: so are the others
 
 
 def fixed_by_code(model: nn.Module, spaces: Sequence[Space], example_inputs: Inputs) -> dict[str, str]:
     """The spaces that cannot lose channels because the code of the model holds on to their sizes.
 
-    Shapes are tried first, on the meta device, where nothing is computed; then values. A space is blamed if everything
-    before it in the forward pass can lose channels and it cannot. Where two layers of one name in modules of one class
-    (equal blocks) are to blame, the others are not tried.
+    Shapes are tried first, on the meta device, where nothing is computed, with as many patterns as it takes to tell all
+    widths apart; then values, which need them all only where shapes alone cannot be tried. A space is blamed if
+    everything before it in the forward pass can lose channels and it cannot. Where two layers of one name in modules of
+    one class (equal blocks) are to blame, the others are not tried.
 
     Args:
         model: Any module. It is not changed.
@@ -49,41 +53,69 @@ def fixed_by_code(model: nn.Module, spaces: Sequence[Space], example_inputs: Inp
     Raises:
         ShrinkError: If two runs of the unchanged model differ, so that nothing can be verified.
     """
-    found: dict[str, str] = {}
-    hits: Counter[tuple[str, ...]] = Counter()
-    kin = {space.name: _kin(model, space) for space in spaces}
+    search = _Search(model, spaces)
     shapes, values = _shapes(model, example_inputs), _values(model, varied(example_inputs))
-    left = list(spaces)
-    for check in (shapes, values):
-        for seed in PATTERNS:
-            while left and (reason := check(left, seed)) is not None:
-                together, reason = _blamed(check, left, seed, reason)
-                if check is shapes and not found and (reason := values(together, seed)) is None:
-                    break  # a tensor of the model's own that is not on the meta device: nothing is wrong with the model
-                blamed = together[-1].name
-                hits[kin[blamed]] += 1
-                if hits[kin[blamed]] >= KIN:
-                    found |= {s.name: f'as "{blamed}": {reason}' for s in left if kin[s.name] == kin[blamed]}
-                found[blamed] = reason
-                left = [space for space in left if space.name not in found]
-    return found
+    told = shapes is not None and search.run(shapes, confirm=values)
+    search.run(values, most=VALUES if told else None)
+    return search.found
 
 
-def _blamed(check: Check, spaces: Sequence[Space], seed: int, reason: str) -> tuple[Sequence[Space], str]:
+class _Search:
+    """The spaces that may lose channels, as far as is known, and those that may not, with the reason."""
+
+    def __init__(self, model: nn.Module, spaces: Sequence[Space]) -> None:
+        self.left = list(spaces)
+        self.found: dict[str, str] = {}
+        self.kin = {space.name: _kin(model, space) for space in spaces}
+        self.hits: Counter[tuple[str, ...]] = Counter()
+
+    def run(self, check: Check, most: int | None = None, confirm: Check | None = None) -> bool:
+        """Find what is to blame until ``check`` passes for all that is left, with ``most`` patterns at most.
+
+        Returns:
+            False if ``confirm`` finds nothing wrong with the first space to blame: then ``check`` misleads, as shapes
+            do where a tensor of the model's own is not on the meta device.
+
+        Raises:
+            ShrinkError: If two runs of the unchanged model differ.
+        """
+        drawn, number = patterns(self.left)[:most], 0
+        while self.left and number < len(drawn):
+            pattern = drawn[number]
+            if (reason := check(self.left, pattern)) is None:
+                number += 1
+                continue
+            together, reason = _blamed(check, self.left, pattern, reason)
+            if confirm and not self.found and (reason := confirm(together, pattern)) is None:
+                return False
+            if not confirm and check([], pattern) is not None:
+                raise ShrinkError(
+                    "two runs of the unchanged model differ, in eval mode on the same inputs: no removal can be "
+                    "verified. Make its forward pass deterministic in eval mode."
+                )
+            self._blame(together[-1].name, reason)
+            drawn, number = patterns(self.left)[:most], 0
+        return True
+
+    def _blame(self, name: str, reason: str) -> None:
+        kin = self.kin[name]
+        self.hits[kin] += 1
+        if self.hits[kin] >= KIN:
+            self.found |= {s.name: f'as "{name}": {reason}' for s in self.left if self.kin[s.name] == kin}
+        self.found[name] = reason
+        self.left = [space for space in self.left if space.name not in self.found]
+
+
+def _blamed(check: Check, spaces: Sequence[Space], pattern: Pattern, reason: str) -> tuple[Sequence[Space], str]:
     """The fewest first spaces that cannot lose channels together, the last one is to blame, and what goes wrong."""
     near = [space for space in spaces if _is_near(space, reason)]
-    if 0 < len(near) < len(spaces) and (found := check(near, seed)) is not None:
+    if 0 < len(near) < len(spaces) and (found := check(near, pattern)) is not None:
         spaces, reason = near, found  # three runs instead of log2 of all
     low, high = 0, len(spaces)  # spaces[:low] can, spaces[:high] cannot
     while high - low > 1:
         middle = (low + high) // 2
-        part = check(spaces[:middle], seed)
+        part = check(spaces[:middle], pattern)
         low, high, reason = (middle, high, reason) if part is None else (low, middle, part)
-    if not low and check([], seed) is not None:
-        raise ShrinkError(
-            "two runs of the unchanged model differ, in eval mode on the same inputs: no removal can be verified. "
-            "Make its forward pass deterministic in eval mode."
-        )
     return spaces[:high], reason
 
 
@@ -112,41 +144,34 @@ def _kin(model: nn.Module, space: Space) -> tuple[str, ...]:
     return (*chain, ".".join(inside))
 
 
-def _lost(spaces: Sequence[Space], seed: int) -> list[tuple[Space, Tensor]]:
-    """Which channels stay: of each space another share, a third to two thirds, at random."""
-    drawn: list[tuple[Space, Tensor]] = []
-    for space in spaces:
-        generator = torch.Generator().manual_seed(zlib.crc32(space.name.encode()) + seed)
-        share = (1 + float(torch.rand((), generator=generator))) / 3
-        keep = torch.zeros(space.size, dtype=torch.bool)
-        count = min(max(round(share * space.size), 1), space.size - 1)
-        keep[torch.randperm(space.size, generator=generator)[:count]] = True
-        drawn.append((space, keep))
-    return drawn
+def _lost(spaces: Sequence[Space], pattern: Pattern) -> list[tuple[Space, Tensor]]:
+    return [(space, pattern[space.name]) for space in spaces]
 
 
-def _shapes(model: nn.Module, inputs: Inputs) -> Check:
-    """A check of shapes alone, without values; it finds nothing where the model does not run without values."""
+def _shapes(model: nn.Module, inputs: Inputs) -> Check | None:
+    """A check of shapes alone, without values; None where the model does not run without values."""
     ghost = twin(model, lambda t: t.to("meta"), lambda t: t.to("meta"))
-    batches = [map_tensors(lambda t: t.to("meta"), batch) for batch in (inputs, with_batch(inputs, 1))]
+    batches = [map_tensors(lambda t: t.to("meta"), batch) for batch in _batches(inputs)]
+    expected: list[list[torch.Size] | None] = []
 
     def shapes(net: nn.Module, batch: Inputs) -> list[torch.Size] | None:
-        with evaluating(net):
+        with evaluating(net), shortened():
             return [t.shape for t in tensors(run(net, batch))]
 
     try:
-        expected = [shapes(ghost, batches[0]), None]
+        expected.append(shapes(ghost, batches[0]))
     except Exception:  # code that looks at values raises what it likes
-        return lambda spaces, seed: None
-    with suppress(Exception):
-        expected[1] = shapes(ghost, batches[1])
+        return None
+    for batch in batches[1:]:
+        with suppress(Exception):
+            expected.append(shapes(ghost, batch))
 
-    def check(spaces: Sequence[Space], seed: int) -> str | None:
+    def check(spaces: Sequence[Space], pattern: Pattern) -> str | None:
         def compare(i: int) -> str:
             return "" if shapes(ghost, batches[i]) == expected[i] else "the output would have another shape"
 
         with restored(ghost):
-            return _wrong(ghost, spaces, seed, lambda: compare(0), lambda: compare(1) if expected[1] else "")
+            return _wrong(ghost, spaces, pattern, [partial(compare, i) for i in range(len(expected))])
 
     return check
 
@@ -154,45 +179,55 @@ def _shapes(model: nn.Module, inputs: Inputs) -> Check:
 def _values(model: nn.Module, inputs: Inputs) -> Check:
     """A check of the values that the network returns, masked against shrunk."""
     whole = twin(model, _unequal)
-    small = twin(whole)
+    small = twin(whole, lambda t: t)
+    with restored(whole):
+        batches = [batch for i, batch in enumerate(_batches(inputs)) if not i or runs(whole, batch)]
 
-    def check(spaces: Sequence[Space], seed: int) -> str | None:
+    def check(spaces: Sequence[Space], pattern: Pattern) -> str | None:
         def compare(batch: Inputs) -> str:
             worst = difference(whole, small, [batch])
             if worst == math.inf:
                 return "the output would have another shape or not be finite"
             return f"the output would change by {worst:.2g} times the tolerance" if not worst <= 1 else ""
 
-        def alone() -> str:
-            one = with_batch(inputs, 1)
-            return compare(one) if runs(whole, one) else ""
-
         with restored(whole), restored(small):
-            silence(whole, _lost(spaces, seed))
-            return _wrong(small, spaces, seed, lambda: compare(inputs), alone)
+            silence(whole, _lost(spaces, pattern))
+            return _wrong(small, spaces, pattern, [partial(compare, batch) for batch in batches])
 
     return check
 
 
-def _wrong(
-    small: nn.Module, spaces: Sequence[Space], seed: int, together: Callable[[], str], alone: Callable[[], str]
-) -> str | None:
-    """What goes wrong when ``small`` loses channels and is run; None if nothing does.
+def _batches(inputs: Inputs) -> list[Inputs]:
+    """The inputs and, where they are several examples, the first alone.
 
-    ``h.view(-1, width)`` makes fewer rows of several examples and fails only later: where a run fails, one example
-    ``alone`` may name the line.
+    ``h.view(-1, width)`` makes fewer rows of several examples and fails only later; one example names the line.
+    """
+    one = with_batch(inputs, 1)
+    alike = all(a.shape == b.shape for a, b in zip(tensors(inputs), tensors(one), strict=True))
+    return [inputs] if alike else [inputs, one]
+
+
+def _wrong(
+    small: nn.Module, spaces: Sequence[Space], pattern: Pattern, compare: Sequence[Callable[[], str]]
+) -> str | None:
+    """What goes wrong when ``small`` loses channels and is run; None if the first comparison finds nothing.
+
+    What the others find tells more.
     """
     try:
-        cut(small, keep_slots(_lost(spaces, seed)))
+        cut(small, keep_slots(_lost(spaces, pattern)))
     except ShrinkError as error:
         return str(error)
-    found = _failure(small, together)
-    return found and (_failure(small, alone) or found)
+    found = _failure(small, compare[0])
+    return found and next(filter(None, (_failure(small, other) for other in compare[1:])), found)
 
 
 def _unequal(tensor: Tensor) -> Tensor:
     """Random values in place of constants: a branch that begins with a scale of 0 would hide every error in it."""
-    if not tensor.is_floating_point() or tensor.numel() < 2 or not bool((tensor == tensor.flatten()[0]).all()):
+    first = tensor.flatten()[:1]
+    if not tensor.is_floating_point() or tensor.numel() < 2 or bool((tensor[-1:] != first).any()):  # quick, for most
+        return tensor
+    if bool((tensor != first).any()):
         return tensor
     generator = torch.Generator().manual_seed(tensor.numel())
     noise = torch.rand(tensor.shape, generator=generator).to(tensor) - 0.5
@@ -223,7 +258,7 @@ def _failure(small: nn.Module, run: Callable[[], str]) -> str | None:
 
 def _where(error: Exception, module: str) -> str:
     """The module, and the innermost line of code that is not torch's."""
-    inside = str(Path(torch.__file__).parent), str(Path(__file__).parent.parent)
+    inside = tuple(f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, Path(__file__).parents[2]))
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(inside)]
     where = f"{_short(frames[-1].filename)}:{frames[-1].lineno} `{frames[-1].line}`" if frames else "its forward pass"
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__

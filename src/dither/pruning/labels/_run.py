@@ -40,6 +40,7 @@ class Run(TorchDispatchMode):
     def __init__(self, model: nn.Module, by_position: Collection[str] = ()) -> None:
         super().__init__()
         self.ledger = Ledger(model, by_position)
+        self.model = model
         self.names = {id(m): name for name, m in model.named_modules()}
         self.paused = 0
         self.cut_short: list[tuple[Tensor, int] | None] = []
@@ -93,7 +94,7 @@ class Run(TorchDispatchMode):
             for short, tensor in zip(tensors(few), tensors(out), strict=True):
                 labels = self.ledger.of(short).labels
                 if short.shape != tensor.shape:  # the output; the last hidden states are no longer than they were
-                    labels = self.ledger.union.together(labels, [time], f'"{self.ledger.module}" joins its steps')
+                    labels = self.ledger.union.together(labels, [time], f'"{self.names[id(layer)]}" joins its steps')
                     labels = labels.narrow(time, 0, 1)
                 self.ledger.set(tensor, labels)
         return out
@@ -102,23 +103,20 @@ class Run(TorchDispatchMode):
     def watching(self) -> Generator[None]:
         """Know the running module by name, and take hand-placed noise as a site instead of looking inside it."""
 
-        def before(module: nn.Module, args: Any) -> Any:
+        def before(module: nn.Module, args: Any) -> None:
             self.ledger.stack.append(self.names.get(id(module), type(module).__name__) or "the network")
             self.paused += isinstance(module, LogNormalNoise)
-            return self._few_steps(module, args) if isinstance(module, nn.RNNBase) else None
 
-        def after(module: nn.Module, args: Any, kwargs: Any, out: Any) -> Any:
-            result = self._all_steps(module, args, kwargs, out) if isinstance(module, nn.RNNBase) else None
+        def after(module: nn.Module, args: Any, out: Any) -> None:
             name = self.ledger.stack.pop()
             if isinstance(module, LogNormalNoise):
                 self._noise(name, module, args[0], out)
                 self.paused -= 1
-            return result
 
-        handles = [
-            hooks.register_module_forward_pre_hook(before),
-            hooks.register_module_forward_hook(after, with_kwargs=True),
-        ]
+        handles = [hooks.register_module_forward_pre_hook(before), hooks.register_module_forward_hook(after)]
+        for layer in (module for module in self.model.modules() if isinstance(module, nn.RNNBase)):
+            handles.append(layer.register_forward_pre_hook(self._few_steps))
+            handles.append(layer.register_forward_hook(self._all_steps, prepend=True, with_kwargs=True))
         try:
             with self:
                 yield
