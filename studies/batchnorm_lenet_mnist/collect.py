@@ -24,6 +24,7 @@ from dither.training._report import machine, versions
 from studies.batchnorm_lenet_mnist.evaluate import Answers, Network, Questions, files, score, together
 from studies.batchnorm_lenet_mnist.pictures import draw
 from studies.batchnorm_lenet_mnist.settings import ENSEMBLES, METHODS, TITLES, Settings
+from studies.fill import fill
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -31,8 +32,6 @@ else:
     import tomli as tomllib
 
 HERE = Path(__file__).parent
-MARK = "<!-- study:batchnorm_lenet_mnist -->"
-END = "<!-- /study -->"
 PAIRS = (
     ("sbn", "single"),
     ("sbn, weight decay", "single, weight decay"),
@@ -77,8 +76,8 @@ def collect(out: Path, target: Path, settings: Settings, questions: Questions, t
     table = make_table(records, pairs, results["machine"], results["versions"])
     print(table)
     if target == HERE:
-        fill(HERE / "README.md", table, MARK)
-        fill(HERE.parents[1] / "README.md", table.split("\n\n")[0], MARK)
+        fill(HERE / "README.md", HERE.name, table)
+        fill(HERE.parents[1] / "README.md", HERE.name, table.split("\n\n")[0])
         fill_docstring(HERE / "study.py", docstring_lines(records))
 
 
@@ -212,17 +211,6 @@ def docstring_lines(records: list[dict[str, Any]]) -> list[str]:
             error, nll, auroc = (spread(mine, *COLUMNS[c]) for c in ("error %", "NLL", "AUROC"))
             lines.append(f"{title}: {error} % error, NLL {nll}, notMNIST AUROC {auroc}")
     return [*lines, "means over networks (results.json)"]
-
-
-def fill(path: Path, table: str, mark: str) -> None:
-    """Replaces what stands between the marks; a file without marks is left alone."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    before, found, rest = text.partition(mark)
-    _, end, after = rest.partition(END)
-    if not found or not end:
-        print(f"{path.name} has no marks {mark} ... {END}, nothing is filled in")
-        return
-    path.write_text(f"{before}{mark}\n{table}\n{end}{after}", encoding="utf-8")
 
 
 def fill_docstring(path: Path, lines: list[str]) -> None:

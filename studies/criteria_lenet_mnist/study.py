@@ -30,11 +30,11 @@ import dither
 from dither import pruning
 from dither.training import Images, Run, Score, evaluate
 from dither.training._report import machine, versions
+from studies.fill import fill
 from studies.pruning_lenet_mnist.settings import WIDTHS
 from studies.pruning_lenet_mnist.study import enlarged_digits, mnist
 
 HERE = Path(__file__).parent
-MARKS = ("<!-- study:criteria_lenet_mnist -->", "<!-- /study -->")
 NAMES = {"lenet5": "LeNet-5-Caffe", "lenet_500_300": "LeNet-500-300"}
 PAPER = pruning.SNR(1.0)
 CRITERIA: dict[str, pruning.Criterion] = {
@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
     table = make_table(records)
     print(table)
     if target == HERE:
-        fill(HERE / "README.md", table)
+        fill(HERE / "README.md", HERE.name, table)
 
 
 def judge(folder: Path, images: Mapping[str, Images], threads: int) -> list[dict[str, Any]]:
@@ -163,12 +163,3 @@ def spread(records: list[dict[str, Any]], key: str) -> str:
     values = [record[key] for record in records]
     deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.2f}{deviation}"
-
-
-def fill(path: Path, table: str) -> None:
-    """Replaces what stands between the marks."""
-    before, mark, rest = path.read_text(encoding="utf-8").partition(MARKS[0])
-    _, end, after = rest.partition(MARKS[1])
-    if not mark or not end:
-        raise ValueError(f"{path} has no marks {MARKS[0]} ... {MARKS[1]}")
-    path.write_text(f"{before}{mark}\n{table}\n{end}{after}", encoding="utf-8")

@@ -19,6 +19,7 @@ import dither
 from dither._cost import compare
 from dither.training import Recipe, make_model
 from dither.training._report import machine, versions
+from studies.fill import fill
 from studies.pruning_lenet_mnist.settings import WIDTHS
 
 if sys.version_info >= (3, 11):
@@ -27,7 +28,6 @@ else:
     import tomli as tomllib
 
 HERE = Path(__file__).parent
-MARKS = ("<!-- study:pruning_lenet_mnist -->", "<!-- /study -->")
 NAMES = {"lenet5": "LeNet-5-Caffe", "lenet_500_300": "LeNet-500-300"}
 REPEATS = 200
 
@@ -46,8 +46,8 @@ def collect(runs: Path, target: Path, *, threads: int) -> None:
     table = make_table(records, results["machine"], results["versions"])
     print(table)
     if target == HERE:
-        fill(HERE / "README.md", table)
-        fill(HERE.parents[1] / "README.md", table)
+        fill(HERE / "README.md", HERE.name, table)
+        fill(HERE.parents[1] / "README.md", HERE.name, table)
         fill_docstring(HERE / "study.py", records)
 
 
@@ -123,17 +123,6 @@ def spread(records: list[dict[str, Any]], key: str) -> str:
     values = [record[key] for record in records]
     deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.2f}{deviation}"
-
-
-def fill(path: Path, table: str) -> None:
-    """Replaces what stands between the marks; a file without marks is left alone."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    before, mark, rest = text.partition(MARKS[0])
-    _, end, after = rest.partition(MARKS[1])
-    if not mark or not end:
-        print(f"{path.name} has no marks {MARKS[0]} ... {MARKS[1]}, nothing is filled in")
-        return
-    path.write_text(f"{before}{mark}\n{table}\n{end}{after}", encoding="utf-8")
 
 
 def fill_docstring(path: Path, records: list[dict[str, Any]]) -> None:

@@ -15,11 +15,11 @@ import dither
 from dither._cost import Spread, ratio, time_in_turns
 from dither.training import Images, make_model
 from dither.training._report import machine, versions
-from studies.batchnorm_lenet_mnist.collect import COLUMNS, fill, fill_docstring, monte_carlo, spread
+from studies.batchnorm_lenet_mnist.collect import COLUMNS, fill_docstring, monte_carlo, spread
+from studies.fill import fill
 from studies.small_and_doubtful.settings import METHODS, Plan, under
 
 HERE = Path(__file__).parent
-MARK = "<!-- study:small_and_doubtful -->"
 SHOWN = ("error %", "NLL", "NLL, calibrated", "ECE %", "AUROC")
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -42,8 +42,8 @@ def collect(out: Path, target: Path, plan: Plan, images: dict[str, Images]) -> N
     table = make_table(records, plan, results["machine"], results["versions"])
     print(table)
     if target == HERE:
-        fill(HERE / "README.md", table, MARK)
-        fill(HERE.parents[1] / "README.md", table, MARK)
+        fill(HERE / "README.md", HERE.name, table)
+        fill(HERE.parents[1] / "README.md", HERE.name, table)
         fill_docstring(HERE / "study.py", docstring_lines(records))
 
 

@@ -1,0 +1,3 @@
+from studies.pruning_random_labels.study import main
+
+main()

@@ -1,0 +1,156 @@
+"""Does Structured Bayesian Pruning memorise random labels?
+
+Paper:   with random labels SBP removes everything instead of memorising them; networks with dropout memorise
+Run:     python -m studies.pruning_random_labels --threads 1        # everything that is not there yet; resumes
+Differs: LeNet-5 on the first 10,000 images of MNIST and of CIFAR-10 (cropped to 28x28), 100 epochs; the paper trains on
+         all images, and a VGG-like network on CIFAR-10. Dropout is 1/2 in front of the two fully connected layers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dither import figures, pruning
+from dither.figures import _style as style
+from dither.training import Fit, Run
+from dither.training._report import machine, versions
+from studies.fill import fill
+from studies.pruning_lenet_mnist.study import enlarged_digits
+from studies.pruning_random_labels import settings
+
+HERE = Path(__file__).parent
+TITLES = {"plain": "plain", "dropout": "dropout", "sbp": "SBP"}
+NAMES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "digits": "digits"}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m studies.pruning_random_labels", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--data", nargs="+", choices=sorted(settings.HUB), default=["mnist", "cifar10"])
+    parser.add_argument("--seed", nargs="+", type=int, default=[0])
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; results are equal for equal numbers only")
+    parser.add_argument("--source", help="folder or hub name of the data; default: the local copy, else the hub")
+    parser.add_argument("--out", type=Path, help="folder of the run folders (default: runs/pruning_random_labels)")
+    parser.add_argument("--smoke", action="store_true", help="a minute on enlarged digits: does every step work?")
+    parser.add_argument("--collect", action="store_true", help="only write results, table and figure of finished runs")
+    given = parser.parse_args(arguments)
+    out = given.out or Path("runs/smoke" if given.smoke else "runs") / "pruning_random_labels"
+    data = ["digits"] if given.smoke else given.data
+    if not given.collect:
+        for name in data:
+            for seed in given.seed:
+                for random in (True, False):
+                    for method in settings.METHODS:
+                        train(out, name, method, random, seed, given)
+    target = out if given.smoke else HERE
+    records = [record(folder) for folder in sorted(path.parent for path in out.glob("*/history.jsonl"))]
+    results = {"machine": machine(), "versions": versions(), "records": records}
+    (target / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    for name in sorted({r["data"] for r in records}):
+        figures.save(draw([r for r in records if r["data"] == name]), target / f"{name}.png")
+    table = make_table(records)
+    print(table)
+    if target == HERE:
+        fill(HERE / "README.md", HERE.name, table)
+
+
+def train(out: Path, data: str, method: str, random: bool, seed: int, given: argparse.Namespace) -> None:
+    """One network; goes on where it was stopped, and does nothing if it is complete."""
+    recipe = settings.recipe("mnist" if data == "digits" else data, method, seed)
+    if data == "digits":
+        images = settings.relabelled(enlarged_digits()["train"], random, seed)
+        short = Fit(epochs=2, batch_size=100)
+        parts = {name: short for name in ("base", "prune") if getattr(recipe, name).epochs}
+        recipe = dataclasses.replace(recipe, data="digits", **parts)
+    else:
+        images = settings.images(data, given.source, settings.IMAGES, random, seed)
+    folder = out / f"{data}-{'random' if random else 'true'}-{method}-{seed}"
+    run = Run(folder, recipe, threads=given.threads, images={"train": images})
+    net = run.gated() if method == "sbp" else run.base()
+    last = rows(folder)[-1]
+    print(f"{folder.name}: training error {last['error_pct']:.2f} %, kept {last['kept'] or 'all'}", flush=True)
+    (folder / "widths.json").write_text(
+        json.dumps({name: gate.num_features for name, gate in pruning.gates(net).items()}), encoding="utf-8"
+    )
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def record(folder: Path) -> dict[str, Any]:
+    """What became of one network, epoch by epoch."""
+    data, labels, method, seed = folder.name.rsplit("-", 3)
+    history, widths = rows(folder), json.loads((folder / "widths.json").read_text(encoding="utf-8"))
+    total = sum(widths.values())
+    return {
+        "data": data,
+        "labels": labels,
+        "method": method,
+        "seed": int(seed),
+        "accuracy_pct": [round(100 - row["error_pct"], 2) for row in history],
+        "kept_pct": [round(100 * sum(row["kept"].values()) / total, 2) for row in history] if total else None,
+        "kept": history[-1]["kept"],
+        "widths": widths,
+    }
+
+
+def make_table(records: list[dict[str, Any]]) -> str:
+    """Means over the seeds, after the last epoch."""
+    lines = [
+        "| data | labels | method | training accuracy, % | channels kept, % | kept, per layer |",
+        "|---|---|---|---|---|---|",
+    ]
+    for data, labels, method, mine in grouped(records):
+        accuracy = spread([r["accuracy_pct"][-1] for r in mine])
+        kept = spread([r["kept_pct"][-1] for r in mine]) if mine[0]["kept_pct"] else "100"
+        layers = "; ".join("-".join(f"{r['kept'][n]}/{w}" for n, w in r["widths"].items()) for r in mine)
+        lines.append(f"| {NAMES[data]} | {labels} | {TITLES[method]} | {accuracy} | {kept} | {layers} |")
+    seeds = sorted({r["seed"] for r in records})
+    epochs = max(len(r["accuracy_pct"]) for r in records)
+    made = f"{machine()['cpu']}, torch {versions()['torch']}"
+    return "\n".join([*lines, "", f"After {epochs} epochs; seeds {', '.join(map(str, seeds))}. {made}."])
+
+
+def grouped(records: list[dict[str, Any]]) -> Iterator[tuple[str, str, str, list[dict[str, Any]]]]:
+    for data in dict.fromkeys(r["data"] for r in records):
+        for labels in ("random", "true"):
+            for method in settings.METHODS:
+                mine = [r for r in records if (r["data"], r["labels"], r["method"]) == (data, labels, method)]
+                if mine:
+                    yield data, labels, method, mine
+
+
+def spread(values: list[float]) -> str:
+    mean = statistics.fmean(values)
+    return f"{mean:.1f} ± {statistics.stdev(values):.1f}" if len(values) > 1 else f"{mean:.1f}"
+
+
+def draw(records: list[dict[str, Any]]) -> Any:
+    """Training accuracy, and the share of the channels that SBP keeps, by epoch."""
+    figure, (left, right, below, beside) = style.new_figure(4.6, rows=2, columns=2)
+    for axes, kept, labels in ((left, below, "random"), (right, beside, "true")):
+        lines = {m: [r for r in records if (r["labels"], r["method"]) == (labels, m)] for m in settings.METHODS}
+        for method, mine, look in style.styled(lines):
+            for number, r in enumerate(mine):
+                named = {"label": TITLES[method]} if number == 0 and axes is left else {}
+                axes.plot(range(1, len(r["accuracy_pct"]) + 1), r["accuracy_pct"], **look, **named)
+                if r["kept_pct"]:
+                    kept.plot(range(1, len(r["kept_pct"]) + 1), r["kept_pct"], **look)
+        style.label(axes, title=f"{labels} labels", y="training accuracy, %" if axes is left else None)
+        style.label(kept, x="epoch", y="channels kept, %" if kept is below else None)
+        axes.set_ylim(0, 102)
+        kept.set_ylim(0, 102)
+    style.legend(figure, left)
+    return figure
+
+
+if __name__ == "__main__":
+    main()

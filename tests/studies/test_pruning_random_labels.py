@@ -1,0 +1,34 @@
+"""Study of random labels: it runs, resumes, and reads what it wrote."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from studies.pruning_random_labels import settings, study
+
+
+def test_smoke_run_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study.main(["--smoke", "--out", str(tmp_path)])
+    first = (tmp_path / "results.json").read_text(encoding="utf-8")
+    records = json.loads(first)["records"]
+    assert len(records) == 2 * len(settings.METHODS)
+    assert {(r["labels"], r["method"]) for r in records} >= {("random", "sbp"), ("true", "dropout")}
+    for r in records:
+        assert len(r["accuracy_pct"]) == 2
+        assert (r["kept_pct"] is not None) == (r["method"] == "sbp")
+    assert (tmp_path / "digits.png").stat().st_size > 1000
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/history.jsonl")}
+    study.main(["--smoke", "--out", str(tmp_path)])
+    assert (tmp_path / "results.json").read_text(encoding="utf-8") == first
+    assert times.keys() == set(tmp_path.glob("*/history.jsonl"))
+    assert "| digits | random | SBP |" in capsys.readouterr().out
+
+
+def test_random_labels_are_random_and_repeat() -> None:
+    digits = study.enlarged_digits()["train"]
+    one, two, other = (settings.relabelled(digits, True, seed).labels for seed in (0, 0, 1))
+    assert one.equal(two)
+    assert not one.equal(other)
+    assert 0.05 < (one == digits.labels).float().mean() < 0.15  # chance is 0.1 of 1,437
+    assert settings.relabelled(digits, False, 0).labels.equal(digits.labels)
