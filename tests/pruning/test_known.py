@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -299,6 +300,90 @@ def test_a_known_name_on_other_code_costs_its_channels_only(monkeypatch: pytest.
     model[2].num_heads = 6  # not what its code means by it
     net = pruning.attach(model, x)
     assert list(pruning.gates(net)) == ["2.c_proj"]
+
+
+class MixedConv2d(nn.Module):
+    """As in timm: it cuts its input into the parts that its layers read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.splits = conv(6, 5), conv(6, 5, 1), [6, 6]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([c(part) for c, part in zip(self.children(), x.split(self.splits, 1), strict=True)], 1)
+
+
+class CrossStage(nn.Module):
+    """As in timm: it keeps the width of its first layer and goes on with half of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv_exp, self.b, self.expand_chs = nn.Sequential(OrderedDict(conv=conv(10, 8))), conv(4, 4), 8
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.conv_exp(x).split(self.expand_chs // 2, dim=1)
+        return torch.cat([a, self.b(b)], 1)
+
+
+class RelPosBias(nn.Module):
+    """As in timm: one number for each head, by the distance of two positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relative_position_bias_table, self.bias_shape = nn.Parameter(torch.randn(5, H)), (6, 6, H)
+
+    def forward(self, scores: Tensor) -> Tensor:
+        distance = (torch.arange(6)[:, None] - torch.arange(6)).clamp(-2, 2) + 2
+        return scores + self.relative_position_bias_table[distance.flatten()].view(self.bias_shape).permute(2, 0, 1)
+
+
+class MaskUnitAttention(nn.Module):
+    """As in timm: its heads, their size and their product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.proj, self.bias = nn.Linear(E, 3 * E), nn.Linear(E, E), RelPosBias()
+        self.heads, self.head_dim, self.dim_out = H, E // H, E
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).reshape(*x.shape[:2], 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        y = self.bias(q @ k.mT).softmax(-1) @ v
+        return self.proj(y.transpose(1, 2).reshape(*x.shape[:2], self.dim_out))
+
+
+def stages() -> tuple[Any, Tensor]:
+    net = nn.Sequential(conv(3, 12), nn.ReLU(), MixedConv2d(), nn.ReLU(), CrossStage(), head(8))
+    return net, torch.randn(2, 3, 8, 8)
+
+
+def mask_units() -> tuple[Any, Tensor]:
+    return nn.Sequential(nn.Linear(5, E), nn.LayerNorm(E), MaskUnitAttention(), nn.Linear(E, 3)), torch.randn(4, 6, 5)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(
+    ("make", "free", "more"),
+    [
+        (stages, ["2.a", "2.b", "4.b"], ["0", "2.a", "2.b", "4.conv_exp.conv", "4.b"]),
+        (mask_units, ["2.proj"], ["2.qkv", "2.proj"]),
+    ],
+)
+def test_modules_that_count_for_the_layers_in_them(
+    make: Any, free: list[str], more: list[str], seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x = make()
+    assert list(pruning.gates(pruning.attach(model, x))) == free
+    for kind in (MixedConv2d, CrossStage, RelPosBias, MaskUnitAttention):
+        monkeypatch.setattr(kind, "__module__", "timm.somewhere")
+    assert list(pruning.gates(pruning.attach(model, x))) == more
+    shrunk(model, x, seed)
+
+
+def test_a_known_module_of_another_version_costs_its_channels_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CrossStage, "__module__", "timm.somewhere")
+    model = nn.Sequential(conv(3, 10), nn.ReLU(), CrossStage(), head(8))
+    model[2].conv_exp = conv(10, 8)
+    assert list(pruning.gates(pruning.attach(model, torch.randn(2, 3, 8, 8)))) == ["0", "2.b"]
 
 
 class Attention(nn.Module):

@@ -34,6 +34,14 @@ def test_every_space_loses_some_and_keeps_some(sizes: list[int]) -> None:
         assert max(stay) <= size
 
 
-@pytest.mark.parametrize(("sizes", "most"), [([2] * 30, 10), ([64] * 20, 2), ([64] * 60, 4), ([3, 384] * 12, 8)])
+@pytest.mark.parametrize(("sizes", "most"), [([2] * 30, 7), ([64] * 20, 2), ([64] * 60, 3), ([3, 384] * 12, 6)])
 def test_equal_widths_take_few_patterns(sizes: list[int], most: int) -> None:
     assert 2 <= len(counts(sizes)) <= most
+
+
+@FEW
+@given(st.lists(st.integers(2, 40), min_size=1, max_size=30))
+def test_two_patterns_are_two_numbers(sizes: list[int]) -> None:
+    """Values are tried with two patterns only: the second one must take other channels."""
+    first, second = counts(sizes, 2)
+    assert all(a != b for a, b in zip(first, second, strict=True))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -17,14 +18,13 @@ from ..labels import Space
 Pattern = Mapping[str, Tensor]
 """The channels that stay, as a mask for each space by name."""
 
-ROUNDS = 12  # far more than any network has needed: a thousand spaces of two channels each take 10
+FEWEST = 2  # one choice can hide an error: every second of 3 x 4 heads is the same heads of queries, keys and values
 
 
-def patterns(spaces: Sequence[Space]) -> list[Pattern]:
-    """Removal patterns that tell the widths of all ``spaces`` apart, two at least; always the same for a network.
+def patterns(spaces: Sequence[Space], most: int | None = None) -> list[Pattern]:
+    """Removal patterns that tell the widths of all ``spaces`` apart, ``most`` at most; always the same for a network.
 
-    How many channels stay says `counts`; which ones is drawn, for one choice can hide an error: every second of 3 x 4
-    heads is the same heads of queries, keys and values.
+    How many channels stay says `counts`; which ones is drawn.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -35,46 +35,65 @@ def patterns(spaces: Sequence[Space]) -> list[Pattern]:
             drawn[space.name][torch.randperm(space.size, generator=generator)[:count]] = True
         return drawn
 
-    return [masks(stay) for stay in counts([space.size for space in spaces])]
+    return [masks(stay) for stay in counts([space.size for space in spaces], most)]
 
 
-def counts(sizes: Sequence[int]) -> list[list[int]]:
-    """How many channels stay in spaces of these ``sizes``, pattern by pattern.
+def counts(sizes: Sequence[int], most: int | None = None) -> list[list[int]]:
+    """How many channels stay in spaces of these ``sizes``, pattern by pattern: from a third to two thirds.
 
-    One draw after the other, each followed by its opposite, until of any two spaces of one size each has kept more than
-    the other once, and any two others have kept unequal shares. Spaces of one size that have kept as many so far are
-    spread over all numbers from a third to two thirds: with m numbers to choose from, n equal spaces take about
-    2 log n / log m patterns. Of two channels one or both stay.
+    Of any two spaces of one size each keeps more than the other in one of the patterns, and any two others keep unequal
+    shares. Of two channels one or both stay.
 
     Args:
         sizes: Numbers of channels, each at least 2.
+        most: So many patterns at most, even if some widths cannot be told apart by them.
 
     Returns:
         For each pattern a number for each space.
 
     Example:
-        >>> counts([2, 2, 2])[:2]
-        [[2, 1, 1], [1, 2, 2]]
+        >>> counts([2, 2, 2])
+        [[2, 1, 1], [1, 1, 2], [1, 2, 1]]
     """
-    size = torch.tensor(sizes, dtype=torch.int64)
-    low, high = (size // 3).clamp(min=1), (2 * size + 2) // 3
     generator = torch.Generator().manual_seed(0)
-    equal = size[:, None] == size
-    told = torch.eye(len(sizes), dtype=torch.bool)
-    drawn: list[list[int]] = []
-    for _ in range(ROUNDS):
-        alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for i, past in enumerate(zip(sizes, *drawn, strict=True)):
-            alike[past].append(i)
-        place = torch.empty(len(sizes))  # between the least and the most, from 0 to 1
-        for group in alike.values():
-            order = torch.randperm(len(group), generator=generator) + torch.rand(1, generator=generator)
-            place[group] = order / len(group)
-        stay = low + (place * (high - low + 1)).long()
-        for kept in (stay, low + high - stay):
-            drawn.append(kept.tolist())
-            more = kept[:, None] * size - kept * size[:, None]
-            told |= torch.where(equal, more > 0, more != 0)
-        if bool(told.all()):
-            break
-    return drawn
+    low = [max(size // 3, 1) for size in sizes]
+    levels = [(2 * size + 2) // 3 - least + 1 for size, least in zip(sizes, low, strict=True)]
+    alike: dict[int, list[int]] = defaultdict(list)
+    for i, size in enumerate(sizes):
+        alike[size].append(i)
+    above: list[list[int]] = [[] for _ in sizes]  # the least
+    for own in alike.values():
+        found = codes(levels[own[0]], len(own), most)
+        order = torch.randperm(max(len(found), len(own)), generator=generator)
+        for i, k in zip(own, order.tolist(), strict=False):
+            above[i] += found[k % len(found)]
+    length = max(map(len, above), default=FEWEST)
+    size = torch.tensor(sizes, dtype=torch.int64)
+    while True:
+        for i, code in enumerate(above):
+            code += torch.randint(levels[i], (length - len(code),), generator=generator).tolist()
+        stay = torch.tensor(above, dtype=torch.int64).view(len(sizes), length) + torch.tensor(low)[:, None]
+        shares = stay / size[:, None]
+        if most == length or len(torch.unique(shares, dim=0)) == len(sizes):
+            return stay.T.tolist()
+        length += 1
+
+
+def codes(levels: int, count: int, most: int | None = None) -> list[tuple[int, ...]]:
+    """``count`` or more tuples of numbers below ``levels``, as short as can be; of any two each is larger somewhere.
+
+    For they all have the same sum, in the middle, where there are most of them (de Bruijn, Tengbergen, Kruyswijk 1951).
+    None is the same number all over.
+
+    Example:
+        >>> codes(2, 3)
+        [(0, 0, 1), (0, 1, 0), (1, 0, 0)]
+    """
+    length = FEWEST
+    while True:
+        total = length * (levels - 1) // 2
+        every = ((*head, total - sum(head)) for head in product(range(levels), repeat=length - 1))
+        found = [code for code in every if 0 <= code[-1] < levels and len(set(code)) > 1]
+        if len(found) >= count or length == most:
+            return found
+        length += 1

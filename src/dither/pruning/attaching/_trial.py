@@ -79,7 +79,7 @@ class _Search:
         Raises:
             ShrinkError: If two runs of the unchanged model differ.
         """
-        drawn, number = patterns(self.left)[:most], 0
+        drawn, number = patterns(self.left, most), 0
         while self.left and number < len(drawn):
             pattern = drawn[number]
             if (reason := check(self.left, pattern)) is None:
@@ -94,7 +94,7 @@ class _Search:
                     "verified. Make its forward pass deterministic in eval mode."
                 )
             self._blame(together[-1].name, reason)
-            drawn, number = patterns(self.left)[:most], 0
+            drawn, number = patterns(self.left, most), 0
         return True
 
     def _blame(self, name: str, reason: str) -> None:

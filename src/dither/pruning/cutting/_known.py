@@ -8,7 +8,7 @@ also tries what is done here: a number that its class means otherwise costs thos
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -187,7 +187,34 @@ def _conv1d(m: Any, s: Slices) -> None:
     m.nx, m.nf = s.shape(m.weight)
 
 
-NAMED: dict[str, Callable[[Any, Slices], None]] = {"transformers.Conv1D": _conv1d}
+def _bias_of_positions(m: Any, s: Slices) -> None:
+    m.bias_shape = (*m.bias_shape[:-1], s.shape(m.relative_position_bias_table)[1])
+
+
+NAMED: dict[str, Callable[[Any, Slices], None]] = {
+    "transformers.Conv1D": _conv1d,
+    "timm.RelPosBias": _bias_of_positions,
+}
+
+
+# --- modules that count the channels of the layers in them; these have been told by then -----------------------------
+def _mixed_conv(m: Any) -> None:
+    m.splits = [conv.in_channels for conv in m.children()]
+
+
+def _cross_stage(m: Any) -> None:
+    m.expand_chs = m.conv_exp.conv.out_channels
+
+
+def _mask_unit_attention(m: Any) -> None:
+    m.dim_out = m.heads * m.head_dim
+
+
+OUTER: dict[str, Callable[[Any], None]] = {
+    "timm.MixedConv2d": _mixed_conv,
+    "timm.CrossStage": _cross_stage,
+    "timm.MaskUnitAttention": _mask_unit_attention,
+}
 
 
 def adapt(net: nn.Module, slices: Slices) -> None:
@@ -207,10 +234,14 @@ def adapt(net: nn.Module, slices: Slices) -> None:
                 if isinstance(module, kind):
                     tell(module, slices)
             if (named := NAMED.get(_qualified(module))) is not None:
-                named(module, slices)
+                with suppress(AttributeError):  # another version of the library: the trial finds what that costs
+                    named(module, slices)
         if not isinstance(module, nn.MultiheadAttention):
             _heads(module, slices)
     for module in net.modules():
+        if (outer := OUTER.get(_qualified(module))) is not None:
+            with suppress(AttributeError):
+                outer(module)
         if isinstance(module, nn.TransformerEncoder) and any(isinstance(m, FewerHeads) for m in module.modules()):
             module.use_nested_tensor = False  # only its fused kernels take nested tensors, and they want all heads
 
