@@ -37,7 +37,7 @@ def test_help_is_immediate_and_names_every_command() -> None:
         done = subprocess.run(command, capture_output=True, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    for name in (b"demo", b"train", b"prune", b"doubt", b"evaluate", b"inspect"):
+    for name in (b"demo", b"train", b"prune", b"doubt", b"report", b"evaluate", b"inspect"):
         assert name in done.stdout
     assert min(seconds) < 0.5
 

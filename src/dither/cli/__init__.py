@@ -1,4 +1,4 @@
-"""The command line: ``dither demo``, ``train``, ``prune``, ``doubt``, ``evaluate`` and ``inspect``.
+"""The command line: ``dither demo``, ``train``, ``prune``, ``doubt``, ``report``, ``evaluate`` and ``inspect``.
 
 One file per command. Torch and the rest of dither are imported when a command runs, so ``--help`` is immediate.
 """
@@ -13,6 +13,7 @@ from ._doubt import doubt
 from ._evaluate import evaluate
 from ._inspect import inspect
 from ._prune import prune
+from ._report import report
 from ._train import train
 
 app = typer.Typer(
@@ -22,7 +23,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (demo, train, prune, doubt, evaluate, inspect):
+for command in (demo, train, prune, doubt, report, evaluate, inspect):
     app.command()(command)
 
 

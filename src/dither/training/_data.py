@@ -24,12 +24,14 @@ class Images:
         labels: int64, (N,).
         num_classes: K; labels are below it.
         name: where they came from, for messages and reports.
+        class_names: what the classes are called, K of them; None where only their numbers are known.
     """
 
     pixels: Tensor
     labels: Tensor
     num_classes: int
     name: str = "images"
+    class_names: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -64,7 +66,8 @@ class Images:
         counts = torch.bincount(labels[rows], minlength=len(classes)).tolist()
         if 0 in counts:
             raise ValueError(f"{self.name} has no image of class {classes[counts.index(0)]}; leave the class out")
-        return replace(self, pixels=self.pixels[rows], labels=labels[rows], num_classes=len(classes))
+        names = None if self.class_names is None else tuple(self.class_names[c] for c in classes)
+        return replace(self, pixels=self.pixels[rows], labels=labels[rows], num_classes=len(classes), class_names=names)
 
     def without(self, classes: Sequence[int]) -> Images:
         """The images of all other classes, with the labels they have.
@@ -127,7 +130,7 @@ def load_images(data: str, split: str) -> Images:
     labels = torch.as_tensor(cast(list[int], list(rows[label])), dtype=torch.int64)
     names = getattr(rows.features[label], "names", None)
     num_classes = len(names) if names is not None else int(labels.max()) + 1
-    return Images(_decode(rows, image, data), labels, num_classes, f"{data} ({split})")
+    return Images(_decode(rows, image, data), labels, num_classes, f"{data} ({split})", names and tuple(names))
 
 
 def _digits(split: str) -> Images:

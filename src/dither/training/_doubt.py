@@ -18,11 +18,13 @@ from .. import batchnorm, figures, metrics
 from ._ask import ROWS, Answers, ask, ask_samples, paired_change, parts, seconds_per_1000
 from ._batches import Batches
 from ._checkpoints import write_text
+from ._curves import curves, least_certain
 from ._data import Images, load_images
 from ._doubt_report import METHODS, DoubtReport
 from ._report import machine, versions
 from ._run import Run
 
+CURVES = "curves.json"
 _TELL = 5.0  # seconds between lines of progress
 _SEED_FIT, _SEED_DRAWS, _SEED_TUNE = 1, 2, 3  # added to ten times the run's seed: no two steps share their numbers
 
@@ -45,7 +47,8 @@ def doubt(
     many epochs as it takes. Test images are looked at once, at the end. With ``validation`` in the recipe, each
     network gets a temperature that was fitted on the held-out images.
 
-    Writes ``report.json``, ``report.md`` and figures to the folder ``doubt`` of the run (``doubt_small`` for the
+    Writes ``report.json``, ``report.md``, ``curves.json`` (the numbers behind the figures, and the least certain
+    images, for ``dither report``) and figures to the folder ``doubt`` of the run (``doubt_small`` for the
     shrunk network). If they are there, made with the same settings, they are read and nothing is done again.
 
     Args:
@@ -87,7 +90,8 @@ def doubt(
         "recipe": json.loads(run.recipe.to_json()),
     }
     folder = run.folder / ("doubt" if network == "base" else "doubt_small")
-    if (old := DoubtReport.read(folder)) is not None and old.values["settings"] == settings:
+    old = DoubtReport.read(folder)
+    if old is not None and old.values["settings"] == settings and (folder / CURVES).exists():
         return old
     return _Doubt(run, folder, settings, law, console).run()
 
@@ -147,6 +151,7 @@ class _Doubt:
             self.folder.mkdir(exist_ok=True)
             for name, picture in pictures.items():
                 figures.save(picture, self.folder / f"{name}.png")
+            write_text(self.folder / CURVES, json.dumps(self._curves(answers, sets["test"].labels)) + "\n")
             write_text(self.folder / "report.md", report.to_markdown())
             write_text(self.folder / "report.json", json.dumps(values, indent=1) + "\n")  # last: it says "complete"
         run.accelerator.wait_for_everyone()
@@ -219,6 +224,16 @@ class _Doubt:
             {name: (entropy[name], values.argmax(1) != labels) for name, values in probs.items()}
         )
         return found
+
+    def _curves(self, answers: dict[str, dict[str, Answers]], labels: Tensor) -> dict[str, Any]:
+        """The content of curves.json."""
+        test = {method: asked["test"] for method, asked in answers.items()}
+        return {
+            "methods": {
+                method: curves(asked["test"], labels, asked.get("outside")) for method, asked in answers.items()
+            },
+            "uncertain": least_certain(test, labels, "sbn"),
+        }
 
     def _say(self, text: str) -> None:
         if self.console is not None:
