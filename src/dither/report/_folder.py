@@ -84,7 +84,8 @@ class Folder:
 
     def fresh(self) -> nn.Module:
         """A new, full-size network of the recipe."""
-        return make_model(self.recipe.model, self.recipe.classes and len(self.recipe.classes))
+        classes = self.recipe.classes
+        return make_model(self.recipe.model, None if classes is None else len(classes))
 
     def network(self, name: str) -> nn.Module:
         """The network "base" or "small", in eval mode, on the CPU."""
