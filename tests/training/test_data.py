@@ -47,6 +47,8 @@ def test_parquet_folder(tmp_path: Path, image: str, label: str) -> None:
     assert images.pixels.amax((1, 2, 3)).tolist() == [0, 7, 255]
     assert images.labels.tolist() == [2, 0, 1]
     assert images.num_classes == 3
+    assert images.class_names == ("a", "b", "c")
+    assert images.only((2, 0)).class_names == ("c", "a")
 
 
 def test_image_folder_in_colour(tmp_path: Path) -> None:

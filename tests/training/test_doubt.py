@@ -65,7 +65,7 @@ def images(split: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_the_folder_has_the_report_and_figures_that_can_be_read(report: DoubtReport) -> None:
-    assert {path.name for path in report.folder.iterdir()} == {"report.json", "report.md", *FIGURES}
+    assert {path.name for path in report.folder.iterdir()} == {"report.json", "report.md", "curves.json", *FIGURES}
     assert json.loads((report.folder / "report.json").read_text()) == report.values
     assert report.values["figures"] == FIGURES
     for name in FIGURES:
@@ -86,6 +86,31 @@ def test_the_single_network_is_the_one_that_was_saved(trained: Path, report: Dou
     assert report.single["ood_auroc"] == pytest.approx(roc_auc_score(is_outside, entropy))
     assert report.single["num_samples"] == 1
     assert "ood_auroc_mutual_information" not in report.single
+
+
+def test_the_curves_are_those_of_the_two_networks(trained: Path, report: DoubtReport) -> None:
+    """For the page of `dither report`."""
+    found = json.loads((report.folder / "curves.json").read_text())
+    probs, outside = probabilities(trained, images("test")[0]), probabilities(trained, images("rest")[0])
+    for kind, values in (("known", probs), ("unknown", outside)):
+        highest = torch.special.entr(values).sum(1).max().item()
+        assert found["methods"]["single"][kind][-1] == pytest.approx(highest, abs=1e-5)
+    for method, record in (("single", report.single), ("sbn", report.sbn)):
+        assert 100 * found["methods"][method]["risk"][-1][1] == pytest.approx(record["error_pct"], abs=1e-3)
+        assert found["methods"][method]["ece"] == pytest.approx(record["ece"])
+    first = found["uncertain"][0]
+    assert first["answers"]["sbn"]["information"] > 0
+    assert first["answers"]["sbn"]["entropy"] == pytest.approx(found["methods"]["sbn"]["known"][-1], abs=1e-5)
+    number, p = first["answers"]["single"]["top"][0]
+    assert probs[first["row"], number].item() == pytest.approx(p, abs=1e-5)
+
+
+def test_a_folder_without_curves_is_measured_again(trained: Path, report: DoubtReport, tmp_path: Path) -> None:
+    run = copied(trained, tmp_path / "run")
+    first = doubt(run, num_samples=2, num_batches=10)
+    (first.folder / "curves.json").unlink()
+    assert doubt(run, num_samples=2, num_batches=10).sbn["nll"] == pytest.approx(first.sbn["nll"])
+    assert (first.folder / "curves.json").exists()
 
 
 def test_the_stochastic_one_is_fitted_on_batches_of_the_training(trained: Path, report: DoubtReport) -> None:
