@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from . import batchnorm as batchnorm
     from . import distributions as distributions
     from . import figures as figures
+    from . import integrations as integrations
     from . import metrics as metrics
     from . import pruning as pruning
     from . import training as training
@@ -32,7 +33,7 @@ __version__ = "0.3.0"
 
 # Where each name lives. It is imported when it is first used: `dither --help` does not wait for torch.
 _HOMES = {
-    **dict.fromkeys(("batchnorm", "distributions", "figures", "metrics", "pruning", "training"), ""),
+    **dict.fromkeys(("batchnorm", "distributions", "figures", "integrations", "metrics", "pruning", "training"), ""),
     **dict.fromkeys(("CheckpointError", "load", "save"), "._checkpoint"),
     **dict.fromkeys(("Comparison", "Cost", "compare", "cost"), "._cost"),
     **dict.fromkeys(("ExportError", "Exported", "export"), "._export"),

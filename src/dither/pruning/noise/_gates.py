@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -158,8 +158,6 @@ class GatedWeight(nn.Module):
         order: The names of the module's own tensors as they were.
     """
 
-    index: Tensor
-
     def __init__(
         self,
         bank: Bank,
@@ -173,8 +171,14 @@ class GatedWeight(nn.Module):
         self.order = list(order)
         self.bank = bank
         self.shape = [-1 if d == dim else 1 for d in range(ndim)]
-        self.register_buffer("index", index, persistent=False)
+        self.index = index
         self.gates = nn.ModuleDict({key(name): gate for name, gate in owned.items()})
+
+    def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> GatedWeight:
+        """Moves the positions too. Not a buffer: averages of buffers (EMA) round positions to wrong ones."""
+        super()._apply(fn, recurse)
+        self.index = fn(self.index)
+        return self
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight * self.factor(self.bank.theta()).to(weight.dtype)

@@ -109,6 +109,6 @@ def fingerprint(net: nn.Module) -> str:
     shapes = sorted(
         (name.replace("parametrizations.", "").removesuffix(".original"), tuple(tensor.shape))
         for name, tensor in [*net.named_parameters(), *net.named_buffers()]
-        if name not in own and not name.endswith(".0.index")
+        if name not in own
     )
     return hashlib.sha256(repr(shapes).encode()).hexdigest()[:16]

@@ -178,7 +178,7 @@ def _verify(net: nn.Module, small: nn.Module, stay: Mapping[str, Tensor], exampl
 
 def _moved(net: nn.Module, small: nn.Module, record: Mapping[str, Any]) -> dict[int, Moved]:
     """What became of every parameter, by its id."""
-    plain = {f"{path}.{name}": f"{path}.parametrizations.{name}.original" for path, name in _gated(net)}
+    plain = {f"{prefix}{name}": f"{prefix}parametrizations.{name}.original" for prefix, name in _gated(net)}
     old = dict(net.named_parameters(remove_duplicate=False))
     kept: Kept = {plain.get(name, name): dims for name, dims in from_json(record["kept"]).items()}
     dims = {id(old[name]): at for name, at in kept.items() if name in old}
@@ -190,5 +190,5 @@ def _moved(net: nn.Module, small: nn.Module, record: Mapping[str, Any]) -> dict[
 
 
 def _gated(net: nn.Module) -> list[tuple[str, str]]:
-    paths = {id(module): path for path, module in net.named_modules()}
-    return [(paths[id(module)], name) for module, name, _ in gated_weights(net)]
+    prefixes = {id(module): path and f"{path}." for path, module in net.named_modules()}  # the network itself has none
+    return [(prefixes[id(module)], name) for module, name, _ in gated_weights(net)]
