@@ -258,8 +258,6 @@ class _Stretch:
             self.accelerator.backward(loss)
             self.watch.step(self.step, loss, x, self.net)
             self.optimizer.step()
-            if self.accelerator.sync_gradients:
-                self.watch.stepped(self.step, skipped=self.optimizer.step_was_skipped)
             self.optimizer.zero_grad()
         self.sums[: len(terms)] += torch.stack(terms)
         self.step += 1

@@ -15,7 +15,7 @@ from ..pruning import gates
 from ..pruning.noise._check import bad_gate
 
 _LOOK_EVERY = 50  # steps between looks where a look would stall an accelerator
-_SKIPPED = 32  # steps in a row: loss scaling begins at 2¹⁶ and halves with each, so none of these is its normal search
+_SMALLEST_SCALE = 2.0**-16  # of the loss: it begins at 2¹⁶; with this one gradients up to 10⁹ fit into float16
 
 
 class NonFiniteLoss(RuntimeError):
@@ -28,7 +28,8 @@ class Watch:
     On a CPU each step is looked at before the weights change. Elsewhere a look would wait for the device, so 50 steps
     are looked at together. With several processes each one looks at its own loss and at its own gradients, before they
     are averaged; all of them then raise the same error, which names the process. Infinite gradients under loss scaling
-    (fp16) are part of its search for a scale; the optimizer leaves these steps out, and they are counted.
+    (fp16) are part of its search for a scale: the optimizer leaves these steps out, and only a scale that has become
+    absurdly small is an error.
 
     Args:
         accelerator: process layout, device and loss scaling.
@@ -41,7 +42,6 @@ class Watch:
         self.every = 1 if accelerator.device.type == "cpu" else _LOOK_EVERY
         self._rows: list[Tensor] = []  # (loss, largest gradient) of each step since the last look
         self._own: list[Tensor] = []  # largest gradient of each bucket of this step, before averaging
-        self._skipped = 0
 
     def attach(self, wrapped: nn.Module) -> None:
         """Sees the gradients of this process before DistributedDataParallel averages them."""
@@ -65,25 +65,20 @@ class Watch:
         if len(self._rows) >= self.every:
             self.look(step + 1, net, x)
 
-    def stepped(self, step: int, *, skipped: bool) -> None:
-        """After the optimizer's step.
-
-        Raises:
-            NonFiniteLoss: If loss scaling left out so many steps in a row that no scale will help.
-        """
-        self._skipped = self._skipped + 1 if skipped else 0
-        if self._skipped > _SKIPPED:
-            what = f"the gradients under loss scaling were NaN or infinite in {self._skipped} steps in a row"
-            raise NonFiniteLoss(f"{what}, up to {self._place(step)}. Train with mixed_precision bf16 or no")
-
     def look(self, step: int, net: nn.Module, x: Tensor | None = None) -> None:
         """Looks at all steps before ``step`` that were not looked at. All processes call it at the same step.
 
         Raises:
-            NonFiniteLoss: If a loss or a gradient of one of them is not finite.
+            NonFiniteLoss: If a loss or a gradient of one of them is not finite, under loss scaling with any scale.
         """
         if not self._rows:
             return
+        scaler: Any = self.accelerator.scaler
+        if scaler is not None and (scale := float(scaler.get_scale())) < _SMALLEST_SCALE:
+            raise NonFiniteLoss(
+                f"the gradient of the loss is not finite at {self._place(step - 1)}, with whatever scale (it went down "
+                f"to {scale:.1g}): train with mixed_precision bf16 or no"
+            )
         rows = torch.isfinite(torch.stack(self._rows))
         finite = rows.all(1)
         begin, count = step - len(self._rows), len(self._rows)
