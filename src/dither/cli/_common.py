@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +31,7 @@ Deterministic = Annotated[
 
 @contextmanager
 def clear_errors() -> Generator[None]:
-    """Ends the program with one line on standard error; exit code 2 for what the user can repair, 1 for a NaN.
+    """Ends the program with one line on standard error; exit code 2 for what the user can repair, 1 for what happened.
 
     ``DITHER_TRACEBACK=1`` shows the whole traceback instead.
 
@@ -42,12 +44,19 @@ def clear_errors() -> Generator[None]:
     if os.environ.get("DITHER_TRACEBACK"):
         yield
         return
-    from dither.training import NonFiniteLoss
+    from dither.training import LostProcess, NonFiniteLoss
+    from dither.training._lost import is_lost, lost
 
     try:
-        yield
-    except NonFiniteLoss as error:
+        with _terminated():
+            yield
+    except (NonFiniteLoss, LostProcess) as error:
         typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+    except RuntimeError as error:
+        if not is_lost(error):
+            raise
+        typer.echo(f"error: {lost(error, 'what was saved is kept')}", err=True)
         raise typer.Exit(1) from error
     except (ValueError, OSError, ImportError) as error:
         typer.echo(f"error: {error}", err=True)
@@ -55,6 +64,23 @@ def clear_errors() -> Generator[None]:
     except KeyboardInterrupt as error:
         typer.echo("stopped; the same command goes on from the last checkpoint", err=True)
         raise typer.Exit(130) from error
+
+
+@contextmanager
+def _terminated() -> Generator[None]:
+    """SIGTERM, as launchers send it to the processes that are left and schedulers before the end, is an interrupt."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # only there Python lets us
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def names(text: str | None) -> tuple[str, ...] | None:

@@ -12,6 +12,7 @@ from ._engine import Penalty as Penalty
 from ._evaluate import Score as Score
 from ._evaluate import evaluate as evaluate
 from ._evaluate import predict_logits as predict_logits
+from ._lost import LostProcess as LostProcess
 from ._models import DigitsBatchNorm as DigitsBatchNorm
 from ._models import DigitsNet as DigitsNet
 from ._models import LeNet5 as LeNet5

@@ -22,6 +22,7 @@ from ._checkpoints import Checkpoints, write_text
 from ._data import Images
 from ._evaluate import evaluate
 from ._lock import hold
+from ._lost import is_lost, lost
 from ._progress import Progress
 from ._recipe import Fit
 from ._shrinking import Shrinking
@@ -109,6 +110,7 @@ class Engine:
 
         Raises:
             NonFiniteLoss: If a loss, a gradient, a parameter or a gate is NaN or infinite.
+            LostProcess: If another process of the job is gone.
             OSError: If a state cannot be saved (the older one is kept), or another process works in the folder.
             CheckpointError: If there are states and none of them is as it was written.
         """
@@ -187,14 +189,20 @@ class _Stretch:
                 while self.step < self.steps:
                     self._epoch()
         except NonFiniteLoss as error:
-            newest = self.checkpoints.newest()
-            kept = f"the last good checkpoint is {newest.name}" if newest else "no checkpoint was saved before"
-            raise NonFiniteLoss(f"{error}; {kept}; try a smaller lr or gate_lr, or a kl_warmup") from error
+            raise NonFiniteLoss(f"{error}; {self._kept()}; try a smaller lr or gate_lr, or a kl_warmup") from error
+        except RuntimeError as error:
+            if not is_lost(error):
+                raise
+            raise lost(error, self._kept()) from error
         finally:
             self._unwrap()
         if self.engine.channels_last:
             self.net.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
         return self.net.eval()
+
+    def _kept(self) -> str:
+        newest = self.checkpoints.newest()
+        return f"the last good checkpoint is {newest.name}" if newest else "no checkpoint was saved before"
 
     def _prepare(self, net: nn.Module, optimizer: Optimizer) -> None:
         self.net = net
