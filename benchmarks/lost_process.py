@@ -37,7 +37,7 @@ def recipe(smoke: bool) -> Recipe:
     """The run of `benchmarks.kills`, in batches that two and three processes can share."""
     made = SMOKE if smoke else RECIPES["removal while it trains"]
     fits = {name: replace(getattr(made, name), batch_size=66) for name in ("base", "prune", "finetune")}
-    return replace(made, **fits, prune=replace(fits["prune"], epochs=1)) if smoke else replace(made, **fits)
+    return replace(made, **fits)
 
 
 def command(folder: Path) -> list[str]:

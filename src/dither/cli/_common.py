@@ -37,6 +37,7 @@ def clear_errors() -> Generator[None]:
 
     Raises:
         Exit: The end of the program, with its exit code.
+        RuntimeError: What is a fault of the program itself.
     """
     # The user's own networks (package.module:callable) are looked for in the current folder, as python -m does.
     if "" not in sys.path and os.getcwd() not in sys.path:
