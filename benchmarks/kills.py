@@ -1,39 +1,44 @@
 """Does a training that is killed at any moment end with the same bits?
 
 Short runs on the digits (base network, training under noise, plan, removal, fine-tuning), one kind with removal while
-it trains, the other steered to a target; a state is saved every second step, so that about half of all moments are in
-the middle of writing one. A process of its own does the run and gets SIGKILL at a random moment after its imports; the
-same command is started again and killed again, until it is faster than the kill. Then everything that it left is
-compared with a run that was never killed: weights of all networks and of the last states, history and plan.
+it trains, the other steered to a target; a state is saved every second step, so that many moments are in the middle of
+writing one. A process of its own does the run and gets SIGKILL at a random moment; the same run is started again and
+killed again, until it is faster than the kill. Then everything that it left is compared with a run that was never
+killed: weights of all networks and of the last states, history and plan. Processes are forked from one that has done
+the imports and nothing else; the run that is not killed is an interpreter of its own.
 
 Run: python -m benchmarks.kills --threads 1
+     python -m benchmarks.kills --threads 1 --repeats 25 --append    25 more, added to those in results/kills.json
 """
 
 from __future__ import annotations
 
+import json
+import multiprocessing
 import random
-import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.report import finish, options
+from benchmarks.report import HERE, finish, options
 from dither.training import Fit, Noise, Recipe, Run
 
 _PRUNE = Fit(epochs=3, batch_size=64, lr=3e-3, flip=True)
 _SHARED: dict[str, Any] = {
     "model": "digits",
     "data": "digits",
-    "base": Fit(epochs=1, batch_size=64, lr=3e-3, shift=1),
+    "base": Fit(epochs=1, batch_size=128, lr=3e-3, shift=1),
     "prune": _PRUNE,
-    "finetune": Fit(epochs=1, batch_size=64),
+    "finetune": Fit(epochs=1, batch_size=128),
     "seed": 5,
 }
 REMOVAL = Noise(
@@ -51,6 +56,7 @@ RECIPES = {
 }
 SMOKE = replace(RECIPES["removal while it trains"], prune=replace(_PRUNE, epochs=2), finetune=Fit(epochs=0))
 SAVE_EVERY = 2  # steps
+_LATE = ["torch._dynamo", "sklearn.datasets", "matplotlib.figure", "safetensors.torch"]  # imported when they are needed
 PLACES = {"base": "base network", "prune": "under noise", "finetune": "fine-tuning"}
 
 
@@ -58,7 +64,7 @@ PLACES = {"base": "base network", "prune": "under noise", "finetune": "fine-tuni
 class Tally:
     """What became of the runs of one kind."""
 
-    seconds: float  # that a run takes which is not killed
+    seconds: float = 0.0  # that a run takes which is not killed
     kills: Counter[str] = field(default_factory=Counter[str])
     runs: int = 0
     failed: list[str] = field(default_factory=list[str])
@@ -66,35 +72,30 @@ class Tally:
 
 def work(folder: str, name: str, threads: int) -> None:
     """What the process does that is killed."""
-    print("ready", flush=True)
+    warnings.simplefilter("error")  # a state that was set aside, for example
+    warnings.filterwarnings("ignore", "the budget removes")  # so short a training does not reach its target
+    torch.set_num_threads(threads)
     Run(folder, RECIPES.get(name, SMOKE), threads=threads, checkpoint_steps=SAVE_EVERY).prune()
 
 
-def start(folder: Path, name: str, threads: int) -> subprocess.Popen[str]:
-    """The process, after its imports."""
-    call = f"from benchmarks.kills import work; work({str(folder)!r}, {name!r}, {threads})"
-    process = subprocess.Popen(
-        [sys.executable, "-c", call],
-        cwd=Path(__file__).parents[1],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    if process.stdout.readline() != "ready\n":
-        raise SystemExit(f"a run in {folder} did not start: {process.communicate()[1]}")
+def start(folder: Path, name: str, threads: int, *, fresh: bool = False) -> BaseProcess:
+    """A process that does a run."""
+    context = multiprocessing.get_context("spawn" if fresh else "forkserver")
+    if not fresh:
+        context.set_forkserver_preload(["dither.training", "dither.pruning", *_LATE])
+    process = context.Process(target=work, args=(str(folder), name, threads))
+    process.start()
     return process
 
 
-def finished(process: subprocess.Popen[str], delay: float) -> bool:
+def finished(process: BaseProcess, delay: float) -> bool:
     """Whether it ended by itself; after ``delay`` seconds it is killed."""
-    try:
-        process.communicate(timeout=delay)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        return False
-    return True
+    process.join(delay)
+    if process.exitcode is not None:
+        return True
+    process.kill()
+    process.join()
+    return False
 
 
 def place(folder: Path) -> str:
@@ -121,14 +122,15 @@ def difference(folder: Path, whole: Path) -> str | None:
     return next((name for name in names if (folder / name).read_text() != (whole / name).read_text()), None)
 
 
-def measure(name: str, times: int, dice: random.Random, threads: int, where: Path) -> Tally:
-    """Runs that are killed until there were ``times`` kills, each run to its end."""
-    whole, begin = where / "whole", time.monotonic()
-    process = start(whole, name, threads)
-    begin = time.monotonic()
-    process.communicate()
-    tally = Tally(time.monotonic() - begin)
-    while (count := sum(tally.kills.values())) < times:
+def measure(tally: Tally, name: str, times: int, dice: random.Random, threads: int, where: Path) -> None:
+    """Runs that are killed until there were ``times`` more kills, each run to its end."""
+    count = 0
+    for fresh in (True, False):  # what is compared with, and how long a run takes
+        begin = time.monotonic()
+        process = start(where / f"whole-{fresh}", name, threads, fresh=fresh)
+        process.join()
+        tally.seconds = time.monotonic() - begin
+    while count < times:
         folder, tally.runs = where / str(tally.runs), tally.runs + 1
         while True:
             delay = dice.uniform(0, tally.seconds) if count < times else 1e4
@@ -137,24 +139,36 @@ def measure(name: str, times: int, dice: random.Random, threads: int, where: Pat
                 break
             tally.kills[place(folder)] += 1
             count += 1
-        wrong = f"ended with {process.returncode}" if process.returncode else difference(folder, whole)
-        if wrong is not None:
-            tally.failed.append(f"run {tally.runs - 1}: {wrong}")
+        wrong = difference(folder, where / "whole-True")
+        if process.exitcode or wrong is not None:
+            tally.failed.append(f"run {tally.runs - 1}: exit code {process.exitcode}, {wrong} differs")
         print(f"{name}: {count} of {times} kills, {tally.runs} runs, {len(tally.failed)} differ", file=sys.stderr)
-    return tally
+
+
+def earlier(name: str) -> Tally:
+    """What is in the results already."""
+    path = HERE / "results" / "kills.json"
+    records = json.loads(path.read_text(encoding="utf-8"))["records"] if path.exists() else []
+    found = [record for record in records if record.pop("run") == name]
+    return Tally(**{**found[0], "kills": Counter(found[0]["kills"])}) if found else Tally()
 
 
 def main() -> None:
+    append = "--append" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--append"]
     chosen = options(__doc__, repeats=100)
     names = ["smoke"] if chosen.smoke else list(RECIPES)
-    dice, records, table = random.Random(chosen.seed), [], [["run", "kills", "where they hit", "runs", "not bit-equal"]]
+    records, table = [], [["run", "kills", "where they hit", "runs", "not bit-equal"]]
     for i, name in enumerate(names):
         times = chosen.repeats // len(names) + (i < chosen.repeats % len(names))
+        tally = earlier(name) if append else Tally()
+        dice = random.Random(f"{name} {chosen.seed} {tally.runs}")
         with tempfile.TemporaryDirectory() as folder:
-            tally = measure(name, times, dice, chosen.threads, Path(folder))
+            measure(tally, name, times, dice, chosen.threads, Path(folder))
         hits = ", ".join(f"{where} {number}" for where, number in tally.kills.most_common())
         table.append([name, str(sum(tally.kills.values())), hits, str(tally.runs), str(len(tally.failed))])
         records.append({"run": name, **vars(tally), "kills": dict(tally.kills)})
+    chosen.repeats = sum(sum(record["kills"].values()) for record in records)
     finish("kills", chosen, records, table, "kills at random moments")
     if any(record["failed"] for record in records):
         raise SystemExit(1)
