@@ -133,7 +133,8 @@ def measure(tally: Tally, name: str, times: int, dice: random.Random, threads: i
     while count < times:
         folder, tally.runs = where / str(tally.runs), tally.runs + 1
         while True:
-            delay = dice.uniform(0, tally.seconds) if count < times else 1e4
+            # Less than a whole run takes, so that most runs are killed several times, each time further on.
+            delay = dice.uniform(0, 0.6 * tally.seconds) if count < times else 1e4
             process = start(folder, name, threads)
             if finished(process, delay):
                 break
