@@ -134,7 +134,7 @@ def parse(raw: Mapping[str, str], stored: Mapping[str, tuple[int, ...]], path: P
         entries["class"],
         shapes,
         shared,
-        entries["shrunk"],
+        entries.get("shrunk"),
         entries.get("law"),
         entries.get("cost"),
         entries["metadata"],

@@ -39,7 +39,8 @@ def evaluating(*nets: nn.Module) -> Generator[None]:
         torch.backends.mha.set_fastpath_enabled(False)
         for net in nets:
             net.eval()
-        with torch.no_grad():
+        # Not in inference mode, if the caller is: operators would reach dispatch modes whole (composite ones).
+        with torch.inference_mode(False), torch.no_grad():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)

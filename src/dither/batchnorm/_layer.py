@@ -86,7 +86,8 @@ class StochasticBatchNorm(Stochastic):
                 f"{self.name!r} is a {self.original.__name__} with a forward of its own, which takes one mean and "
                 f"variance for the batch; {self.source.law} gives each example its own. Use another law."
             )
-        if self.source.given or mean.ndim > 1:
+        mixed = self.weight is not None and self.weight.dtype != mean.dtype  # statistics of a layer in half precision
+        if self.source.given or mean.ndim > 1 or (mixed and self.plain):
             return self._normalised(x, mean, var)
         return self._with_running(x, mean, var)
 
@@ -97,7 +98,8 @@ class StochasticBatchNorm(Stochastic):
         """The layer's own ``forward`` with other running statistics: right for subclasses that do more, too."""
         buffers = self._buffers
         before = buffers["running_mean"], buffers["running_var"]
-        buffers["running_mean"], buffers["running_var"] = mean, var
+        dtype = mean.dtype if self.weight is None else self.weight.dtype
+        buffers["running_mean"], buffers["running_var"] = mean.to(dtype), var.to(dtype)
         try:
             return self._deterministic(x)
         finally:

@@ -72,12 +72,15 @@ class Statistics(nn.Module):
         if missing := [name for name in (*_NAMES, *_RECORDS, *_SCALARS) if name not in tensors]:
             raise ValueError(f"the stored statistics have no {missing[0]!r}")
         empty = {name: torch.empty_like(tensors[name], device=device) for name in (*_NAMES, *_RECORDS)}
-        return cls(
+        made = cls(
             *(empty[name] for name in _NAMES),
             num_batches=0,
             batch_size=1.0,
             **{name: empty[name] for name in _RECORDS},
         )
+        for name in _SCALARS:
+            setattr(made, name, torch.empty_like(tensors[name], device=device))
+        return made
 
     @property
     def sites(self) -> int:

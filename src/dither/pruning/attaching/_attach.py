@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 from ..._inputs import Inputs
 from ..cutting._cut import ShrinkError, holders, twin
 from ..labels import Analysis, Slot, Space, analyse
-from ..noise._gates import Bank, GatedWeight, find_bank, forget, gates, refresh
+from ..noise._gates import Bank, GatedWeight, find_bank, forget, gates, hang, refresh
 from ..noise._noise import LogNormalNoise
 from ._accept import accepted, bake, parametrized, signature
 from ._trial import fixed_by_code
@@ -137,7 +137,7 @@ def _gate(net: nn.Module, spaces: list[Space], columns: list[str], whole: dict[s
         placed |= owned.keys()
         for owner, attribute in held_by[id(tensors[name])]:
             weight = GatedWeight(bank, index, dim, tensors[name].ndim, owned, order[owner])
-            parametrize.register_parametrization(owner, attribute, weight, unsafe=True)
+            hang(owner, attribute, weight)
             owner.get_submodule("parametrizations").train(owner.training)
             owned = {}
     for layer in [m for m in net.modules() if isinstance(m, nn.RNNBase) and parametrize.is_parametrized(m)]:

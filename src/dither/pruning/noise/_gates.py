@@ -265,6 +265,22 @@ def ungate(net: nn.Module, theta: Tensor | None = None) -> nn.Module:
     return net
 
 
+def hang(module: nn.Module, name: str, gated: GatedWeight) -> None:
+    """Register a gate on a tensor."""
+    parametrize.register_parametrization(module, name, gated, unsafe=True)
+    if isinstance(module, nn.RNNBase):
+        own: Any = type(module)  # parametrized, so no other module has this class
+        own._apply = _moved
+
+
+def _moved(module: nn.Module, *args: Any, **options: Any) -> nn.Module:
+    """What ``to``, ``half``, ``cuda`` ... call: a recurrent layer then computes its list anew, and see `forget`."""
+    plain: Any = nn.RNNBase
+    plain._apply(module, *args, **options)
+    forget(module, (), None)
+    return module
+
+
 def refresh(module: nn.Module, args: Any) -> None:
     """Before a recurrent layer runs: the list that it computes with holds the weights under this draw."""
     m: Any = module

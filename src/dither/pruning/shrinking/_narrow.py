@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from ..cutting._cut import Kept, cut
-from ..noise._gates import Bank, GatedWeight, find_bank, gated_weights, restore
+from ..noise._gates import Bank, GatedWeight, find_bank, gated_weights, hang, restore
 
 
 @contextmanager
@@ -58,7 +57,7 @@ def gates_aside(net: nn.Module, kept: Kept, units: Mapping[str, Sequence[int]] |
             raise ValueError(f'the record drops noise of columns of "{path}.{attribute}" that it keeps.')
         module = net.get_submodule(path)
         modes = [(part, part.training) for part in gated.modules()]
-        parametrize.register_parametrization(module, attribute, gated, unsafe=True)
+        hang(module, attribute, gated)
         chains = module.parametrizations
         chains.training = module.training
         for part, mode in modes:  # a gate may be frozen
