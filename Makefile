@@ -44,6 +44,7 @@ bench: $(VENV)/.dev
 	$(RUN)/python -m benchmarks.training_step
 	$(RUN)/python -m benchmarks.prediction
 	$(RUN)/python -m benchmarks.shrink_while_training --threads 1
+	$(RUN)/python -m benchmarks.integrations --threads 1
 	$(RUN)/python -m benchmarks.target --threads 1
 
 clean:

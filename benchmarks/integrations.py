@@ -5,19 +5,17 @@ plain loop of torch, the Trainer of Lightning with `LightningPruning`, and that 
 `TrainerPruning`. AdamW, a linear schedule, one learning rate for weights and one for gates. Variants: as it is;
 channels removed on the way; gradients accumulated over two batches and clipped; bfloat16 autocast.
 
-Run: python -m benchmarks.integrations
+Run: python -m benchmarks.integrations --threads 1
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,10 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from benchmarks.report import finish, options
 from dither import integrations, pruning
 from dither.training import load_images, make_model
-
-HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -51,6 +48,9 @@ VARIANTS = {
     "the same, 2 batches a step, clipped at 1": Settings(shrink_at=(4, 8), accumulate=2, clip=1.0),
     "the same in bfloat16": Settings(shrink_at=(4, 8), accumulate=2, clip=1.0, bf16=True),
 }
+
+
+TOTALS = {"conv1": 16, "conv2": 32, "fc1": 64}
 
 
 class Digits(Dataset[dict[str, Tensor]]):
@@ -184,12 +184,15 @@ def lightning(net: nn.Module, data: Digits, settings: Settings) -> nn.Module:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(module, loader(data, settings))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The 'train_dataloader' does not have many workers")  # advice
+        warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated")  # its use of torch
+        trainer.fit(module, loader(data, settings))
     return module.net
 
 
 def transformers(net: nn.Module, data: Digits, settings: Settings) -> nn.Module:
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+    from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
     class Own(Trainer):
         def get_train_dataloader(self) -> Any:
@@ -232,7 +235,9 @@ def transformers(net: nn.Module, data: Digits, settings: Settings) -> nn.Module:
             disable_tqdm=True,
             remove_unused_columns=False,
         )
-        PruningTrainer(net, args, train_dataset=data, callbacks=[callback, Seed()]).train()
+        trainer = PruningTrainer(net, args, train_dataset=data, callbacks=[callback, Seed()])
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
     return net
 
 
@@ -262,27 +267,22 @@ def shapes(net: nn.Module) -> list[tuple[int, ...]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
-    parser.add_argument("--output", type=Path, default=HERE / "results" / "integrations.json")
-    chosen = parser.parse_args()
-    torch.set_num_threads(1)
-    data = Digits()
-    model = pretrained(data)
+    chosen = options(__doc__, repeats=3)
+    data = Digits(64 if chosen.smoke else 1408)
+    model = pretrained(data, epochs=1 if chosen.smoke else 5)
     records: list[dict[str, Any]] = []
-    print("| variant | seed | loop | conv1 | conv2 | fc1 | same channels | largest difference of a parameter |")
-    print("|---|---|---|---|---|---|---|---|")
+    table = [["variant", "seed", "loop", "conv1", "conv2", "fc1", "same channels", "largest difference of a parameter"]]
     for variant, settings in VARIANTS.items():
-        for seed in chosen.seeds:
-            settings = replace(settings, seed=seed, epochs=chosen.epochs)
+        for seed in range(chosen.seed, chosen.seed + (1 if chosen.smoke else chosen.repeats)):
+            settings = replace(settings, seed=seed, **({"epochs": 1} if chosen.smoke else {}))
             found = compare(data, model, settings)
             records.append({"variant": variant, "settings": asdict(settings), "loops": found})
             for name, row in found.items():
-                counts = " | ".join(str(len(row["kept"][space])) for space in ("conv1", "conv2", "fc1"))
-                same = "yes" if row["same_channels"] else "no"
-                print(f"| {variant} | {seed} | {name} | {counts} | {same} | {row['largest_difference']} |", flush=True)
-    chosen.output.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+                counts = [f"{len(row['kept'][space])}/{total}" for space, total in TOTALS.items()]
+                same, difference = "yes" if row["same_channels"] else "no", row["largest_difference"]
+                apart = "other shapes" if difference is None else f"{difference:.2g}"
+                table.append([variant, str(seed), name, *counts, same, apart])
+    finish("integrations", chosen, records, table, runs="seeds of the noise")
 
 
 if __name__ == "__main__":

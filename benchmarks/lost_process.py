@@ -144,7 +144,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         unkilled, seconds = (None, 0.5) if chosen.smoke else whole(Path(name) / "whole", world, False)
         for i in range(1 if chosen.smoke else chosen.repeats):
-            rank, launcher = i % world, bool(i // world % 2)
+            rank, launcher = i // 2 % world, bool(i % 2)
             where = Path(name) / str(i)
             delay = dice.uniform(0, 0.8 * seconds)
             records.append(

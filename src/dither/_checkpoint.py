@@ -57,7 +57,8 @@ def save(
         cost: What `cost` or `compare` measured, to keep with the network; ``dither inspect`` prints it.
 
     Raises:
-        CheckpointError: If an entry of the state is no dense tensor, the metadata is not JSON, or the disk says no.
+        CheckpointError: If an entry of the state is no dense tensor, a gate is not finite or has exploded, the metadata
+            is not JSON, or the disk says no.
 
     Example:
         >>> import tempfile, dither
@@ -70,6 +71,8 @@ def save(
     """
     path = Path(path)
     net = unwrapped(net)
+    if (found := _exploded(net)) is not None:
+        raise CheckpointError(f"cannot save {path}: {found}, the noise has exploded. Go back to a good checkpoint.")
     stored, shared = _stored_tensors(net, path)
     text = describe(net, path, stored, shared=shared, metadata=metadata, cost=cost)
     try:
@@ -162,6 +165,16 @@ def unwrapped(net: nn.Module) -> nn.Module:
     """The module inside what ``torch.compile`` returns, whose names are those of the user's class."""
     inner = getattr(net, "_orig_mod", None)
     return inner if isinstance(inner, nn.Module) else net
+
+
+def _exploded(net: nn.Module) -> str | None:
+    """A gate that nobody should find in a file, in words."""
+    if not any(hasattr(module, "log_scale") for module in net.modules()):
+        return None  # so that plain networks are saved without the import
+    from .pruning import gates
+    from .pruning.noise._check import bad_gate
+
+    return bad_gate(gates(net))
 
 
 def _shrunk(net: nn.Module) -> dict[str, Any] | None:

@@ -11,11 +11,6 @@ from torch import nn
 from benchmarks.integrations import LOOPS, Digits, Settings, pretrained
 from dither import pruning
 
-pytestmark = [
-    # Lightning's own advice, and what it uses of torch
-    pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers:UserWarning"),
-    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated"),
-]
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
 SHORT = Settings(epochs=5, gate_lr=0.3, factor=0.02)

@@ -214,6 +214,18 @@ def test_a_damaged_report_is_named(tmp_path: Path) -> None:
         run.prune()
 
 
+def test_a_damaged_network_is_named_and_made_again_when_it_is_removed(tmp_path: Path) -> None:
+    recipe = Recipe("digits", "digits", base=Fit(epochs=1, batch_size=256), prune=Fit(epochs=0))
+    net, path = Run(tmp_path, recipe).base(), tmp_path / "base.safetensors"
+    flip(path, 0.9)
+    before = path.read_bytes()
+    with pytest.raises(dither.CheckpointError, match=str(path)):
+        Run(tmp_path, recipe).base()
+    assert path.read_bytes() == before
+    path.unlink()
+    assert same(Run(tmp_path, recipe).base(), net)
+
+
 HOLDER = """
 import sys
 from filelock import FileLock

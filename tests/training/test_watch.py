@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor, nn
 
+import dither
 from dither import pruning
 from dither.training import Engine, Fit, Images, NonFiniteLoss, Penalty, Progress, load_images
 from dither.training._watch import Watch
@@ -233,7 +234,7 @@ def test_gates_of_a_network_in_bfloat16_learn(images: Images) -> None:
 
 @pytest.mark.parametrize("name", ["loc", "log_scale"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e30, -1e30])
-def test_a_gate_that_exploded_decides_nothing(images: Images, name: str, value: float) -> None:
+def test_a_gate_that_exploded_decides_nothing(tmp_path: Path, images: Images, name: str, value: float) -> None:
     net, x = gated(images), images.float_batch(slice(0, 4))
     pruning.gates(net)["1"].loc.data[0] = -0.1
     plan = pruning.plan(net, x)
@@ -248,3 +249,7 @@ def test_a_gate_that_exploded_decides_nothing(images: Images, name: str, value: 
     ):
         with pytest.raises(ValueError, match=message):
             use()
+    what = message.partition(":")[0]
+    with pytest.raises(dither.CheckpointError, match=rf"cannot save .*net.safetensors: {what}, the noise"):
+        dither.save(net, tmp_path / "net.safetensors")
+    assert not list(tmp_path.iterdir())

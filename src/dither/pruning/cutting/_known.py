@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..noise._noise import LogNormalNoise
 from ._fewer_heads import FewerHeads
+from ._libraries import NAMED, OUTER, qualified
 
 
 class ShrinkError(ValueError):
@@ -183,40 +184,6 @@ def _rows(m: nn.Module, s: Slices) -> Iterator[tuple[Tensor, int]]:
             yield s.index(weight, dim), weight.shape[dim]
 
 
-def _conv1d(m: Any, s: Slices) -> None:
-    m.nx, m.nf = s.shape(m.weight)
-
-
-def _bias_of_positions(m: Any, s: Slices) -> None:
-    m.bias_shape = (*m.bias_shape[:-1], s.shape(m.relative_position_bias_table)[1])
-
-
-NAMED: dict[str, Callable[[Any, Slices], None]] = {
-    "transformers.Conv1D": _conv1d,
-    "timm.RelPosBias": _bias_of_positions,
-}
-
-
-# --- modules that count the channels of the layers in them; these have been told by then -----------------------------
-def _mixed_conv(m: Any) -> None:
-    m.splits = [conv.in_channels for conv in m.children()]
-
-
-def _cross_stage(m: Any) -> None:
-    m.expand_chs = m.conv_exp.conv.out_channels
-
-
-def _mask_unit_attention(m: Any) -> None:
-    m.dim_out = m.heads * m.head_dim
-
-
-OUTER: dict[str, Callable[[Any], None]] = {
-    "timm.MixedConv2d": _mixed_conv,
-    "timm.CrossStage": _cross_stage,
-    "timm.MaskUnitAttention": _mask_unit_attention,
-}
-
-
 def adapt(net: nn.Module, slices: Slices) -> None:
     """Set the numbers that known classes keep to what stays, in place; the tensors are not touched.
 
@@ -233,21 +200,17 @@ def adapt(net: nn.Module, slices: Slices) -> None:
             for kind, tell in LAYERS:
                 if isinstance(module, kind):
                     tell(module, slices)
-            if (named := NAMED.get(_qualified(module))) is not None:
+            if (named := NAMED.get(qualified(module))) is not None:
                 with suppress(AttributeError):  # another version of the library: the trial finds what that costs
                     named(module, slices)
         if not isinstance(module, nn.MultiheadAttention):
             _heads(module, slices)
     for module in net.modules():
-        if (outer := OUTER.get(_qualified(module))) is not None:
+        if (outer := OUTER.get(qualified(module))) is not None:
             with suppress(AttributeError):
                 outer(module)
         if isinstance(module, nn.TransformerEncoder) and any(isinstance(m, FewerHeads) for m in module.modules()):
             module.use_nested_tensor = False  # only its fused kernels take nested tensors, and they want all heads
-
-
-def _qualified(module: nn.Module) -> str:
-    return f"{type(module).__module__.partition('.')[0]}.{type(module).__name__}"
 
 
 # --- layers without tensors: their sizes are seen at run time, and travel with the record -----------------------------
@@ -295,7 +258,7 @@ def numbers(net: nn.Module) -> Numbers:
 
 
 def _is_bare(module: nn.Module) -> bool:
-    if _qualified(module) in FOLLOWERS:
+    if qualified(module) in FOLLOWERS:
         return isinstance(vars(module).get("channels"), int)
     return isinstance(module, NORMS) and not any(True for _ in (*module.parameters(), *module.buffers()))
 

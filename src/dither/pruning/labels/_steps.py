@@ -2,7 +2,7 @@
 
 In the decomposition of an RNN, a GRU or an LSTM the second step meets the hidden state that the first one wrote. Its
 channels are in one class with the rows of the weights that wrote them, and so are those that the second step writes.
-So the third step unites what the second has united, and every later one does: `STEPS` are enough for labels, and for
+So the third step unites what the second has united, and every later one does: `STEPS` are enough for labels, one for
 shapes.
 """
 
@@ -47,7 +47,7 @@ def decomposed(enabled: bool = True) -> Generator[None]:
 
 @contextmanager
 def shortened() -> Generator[None]:
-    """Recurrent layers run a few steps and repeat the last one: right shapes, whatever the values."""
+    """Recurrent layers run one step and repeat it: right shapes, whatever the values."""
     given: list[tuple[int, int] | None] = []
 
     def before(module: nn.Module, args: Any) -> Any:
@@ -55,13 +55,13 @@ def shortened() -> Generator[None]:
             return None
         time = along_time(module, args)
         given.append(None if time is None else (time, args[0].shape[time]))
-        return None if time is None else (few_steps(args[0], time), *args[1:])
+        return None if time is None else (args[0].narrow(time, 0, 1), *args[1:])
 
     def after(module: nn.Module, args: Any, out: Any) -> Any:
         if not isinstance(module, nn.RNNBase) or (long := given.pop()) is None:
             return None
         time, steps = long
-        return out[0].narrow(time, 0, 1).expand([steps if d == time else n for d, n in enumerate(out[0].shape)]), out[1]
+        return out[0].expand([steps if d == time else n for d, n in enumerate(out[0].shape)]), out[1]
 
     handles = [hooks.register_module_forward_pre_hook(before), hooks.register_module_forward_hook(after)]
     try:
