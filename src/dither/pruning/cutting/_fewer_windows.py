@@ -46,11 +46,11 @@ class FewerWindows(nn.Module):
         q, k, v = F.linear(tokens, self.qkv.weight, self._bias()).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
         scores = self._scores(q.transpose(1, 2), k.transpose(1, 2)) + self._positions()
         if any(shift):
-            scores = (scores.unflatten(0, (len(x), -1)) + self._between(sizes, shift, scores)).flatten(0, 1)
+            scores = (scores.unflatten(0, (x.shape[0], -1)) + self._between(sizes, shift, scores)).flatten(0, 1)
         weights = F.dropout(scores.softmax(-1), self.attention_dropout, self.training)
         y = self.proj((weights @ v.transpose(1, 2)).transpose(1, 2).flatten(2))
-        y = F.dropout(y, self.dropout, self.training).view(len(x), sizes[0] // height, -1, height, width, y.shape[-1])
-        y = y.transpose(2, 3).reshape(len(x), *sizes, y.shape[-1]).roll(shift, (1, 2))
+        y = F.dropout(y, self.dropout, self.training).view(x.shape[0], sizes[0] // height, -1, height, width, y.shape[-1])
+        y = y.transpose(2, 3).reshape(x.shape[0], *sizes, y.shape[-1]).roll(shift, (1, 2))
         return y[:, :rows, :columns].contiguous()
 
     def _windows(self, x: Tensor) -> Tensor:
