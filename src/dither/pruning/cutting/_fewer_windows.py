@@ -49,8 +49,9 @@ class FewerWindows(nn.Module):
             scores = (scores.unflatten(0, (x.shape[0], -1)) + self._between(sizes, shift, scores)).flatten(0, 1)
         weights = F.dropout(scores.softmax(-1), self.attention_dropout, self.training)
         y = self.proj((weights @ v.transpose(1, 2)).transpose(1, 2).flatten(2))
-        y = F.dropout(y, self.dropout, self.training).view(x.shape[0], sizes[0] // height, -1, height, width, y.shape[-1])
-        y = y.transpose(2, 3).reshape(x.shape[0], *sizes, y.shape[-1]).roll(shift, (1, 2))
+        y = F.dropout(y, self.dropout, self.training).unflatten(1, (height, width))
+        y = y.view(x.shape[0], sizes[0] // height, sizes[1] // width, height, width, -1).transpose(2, 3)
+        y = y.reshape(x.shape[0], *sizes, -1).roll(shift, (1, 2))
         return y[:, :rows, :columns].contiguous()
 
     def _windows(self, x: Tensor) -> Tensor:
