@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from accelerate.data_loader import prepare_data_loader
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler
 
 import dither
 from dither import batchnorm
+from dither.training._launch import make_accelerator
 
 EXAMPLES = 23
 
@@ -59,7 +59,7 @@ def sampler(rank: int, world: int) -> dict[str, Tensor]:
 def accelerated(rank: int, world: int) -> dict[str, Tensor]:
     """Whole batches in turn: dropout, whose masks depend on the batch, is the same, too."""
     whole: Any = DataLoader(data(), 5)  # pyright: ignore[reportArgumentType]
-    loader = prepare_data_loader(whole, num_processes=world, process_index=rank, put_on_device=False)
+    loader: Any = make_accelerator().prepare(whole) if world > 1 else whole
     index = [i for batch in loader.batch_sampler for i in batch]
     return told(dither.gather(predict(make_net(), loader), index))
 

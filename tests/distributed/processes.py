@@ -44,7 +44,8 @@ def run(checks: Mapping[str, Check], world: int, folder: Path) -> list[dict[str,
 def _work(rank: int, world: int, folder: str, checks: dict[str, Check]) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # gloo talks about host names
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), ACCELERATE_USE_CPU="true")
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), CHECK_FOLDER=folder)
+    os.environ.update(WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world))
     distributed.init_process_group(
         "gloo",
         init_method=f"file://{folder}/store",

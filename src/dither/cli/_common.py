@@ -84,6 +84,13 @@ def _terminated() -> Generator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def make_console() -> Console:
+    """Where a command writes: of several processes (``accelerate launch``), only the first one does."""
+    from rich.console import Console
+
+    return Console(quiet=int(os.environ.get("RANK", "0")) > 0)
+
+
 def names(text: str | None) -> tuple[str, ...] | None:
     """The names in a text with commas; None stays None."""
     return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ._common import Threads, clear_errors, print_report
+from ._common import Threads, clear_errors, make_console, print_report
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,9 +22,7 @@ def demo(
 ) -> None:
     """Train small networks on 8x8 digits, prune one, let the other doubt. Needs no data and no GPU."""
     with clear_errors():
-        from rich.console import Console
-
-        console = Console()
+        console = make_console()
         _prune(console, out, seed, threads)
         _doubt(console, out / "known", seed, threads)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from ._common import Deterministic, Threads, clear_errors, names
+from ._common import Deterministic, Threads, clear_errors, make_console, names
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,12 +37,10 @@ def doubt(
 ) -> None:
     """Measure what a network knows about its own mistakes, with Stochastic Batch Normalization."""
     with clear_errors():
-        from rich.console import Console
-
         from dither.training import Run
         from dither.training import doubt as measure
 
-        console = Console()
+        console = make_console()
         run = Run(folder, console=console, threads=threads, deterministic=deterministic, data=data)
         report = measure(
             run,

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from ._common import Threads, clear_errors
+from ._common import Threads, clear_errors, make_console
 
 
 def evaluate(
@@ -20,7 +20,6 @@ def evaluate(
     """Measure error and negative log-likelihood."""
     with clear_errors():
         import torch
-        from rich.console import Console
         from rich.table import Table
 
         import dither
@@ -51,4 +50,4 @@ def evaluate(
                 loaded[source] = images.only(classes) if classes else images
             score = measure(net, loaded[source])
             table.add_row(str(path), source, f"{score.count:,}", f"{score.error_pct:.2f} %", f"{score.nll:.4f}")
-        Console().print(table)
+        make_console().print(table)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ._common import clear_errors
+from ._common import clear_errors, make_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,13 +20,11 @@ def inspect(
 ) -> None:
     """Show class, plan, cost, notes and tensors of a saved or exported network, without loading it."""
     with clear_errors():
-        from rich.console import Console
-
         from dither._export import EXPORTED, read_exported
         from dither._header import CheckpointError, brief, read_header
 
         header = read_exported(file) if file.suffix in EXPORTED else read_header(file)
-        console = Console()
+        console = make_console()
         state = "shrunk" if header.shrunk else "not shrunk"
         _say(console, f"{file}: {header.class_name}, {state}, dither format {header.version}")
         for key, value in header.metadata.items():

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from ._common import CheckpointSteps, Deterministic, Threads, clear_errors, names, print_report
+from ._common import CheckpointSteps, Deterministic, Threads, clear_errors, make_console, names, print_report
 
 
 def prune(
@@ -44,8 +44,6 @@ def prune(
     with clear_errors():
         import dataclasses
 
-        from rich.console import Console
-
         from dither.training import Recipe, Run
 
         path = folder / "recipe.json"
@@ -71,7 +69,7 @@ def prune(
         if finetune_epochs is not None:
             finetune = dataclasses.replace(finetune, epochs=finetune_epochs)
         recipe = dataclasses.replace(old, prune=new_prune, noise=new_noise, finetune=finetune)
-        console = Console()
+        console = make_console()
         run = Run(
             folder,
             recipe,

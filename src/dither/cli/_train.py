@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from ._common import CheckpointSteps, Deterministic, Threads, clear_errors
+from ._common import CheckpointSteps, Deterministic, Threads, clear_errors, make_console
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,8 +51,6 @@ def train(
     with clear_errors():
         import dataclasses
 
-        from rich.console import Console
-
         from dither.training import Recipe, Run, default_recipe, evaluate
 
         settings = Recipe.read(recipe) if recipe else default_recipe(model)
@@ -66,7 +64,7 @@ def train(
             "classes": None if classes is None else _numbers(classes),
         }
         settings = dataclasses.replace(settings, base=base, **{k: v for k, v in given.items() if v is not None})
-        console = Console()
+        console = make_console()
         run = Run(
             out,
             settings,
@@ -77,7 +75,7 @@ def train(
         )
         net = run.base()
         split = "validation" if settings.validation else "test"
-        score = evaluate(net, run.images(split).to(run.accelerator.device))
+        score = evaluate(net, run.images(split).to(run.accelerator.device), accelerator=run.accelerator)
         console.print(
             f"{settings.model} on {settings.data}, {score.count:,} {split} images: error {score.error_pct:.2f} %, "
             f"negative log-likelihood {score.nll:.4f}.\nNext: {_next(net, settings, out)}",

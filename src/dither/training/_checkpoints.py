@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from safetensors import SafetensorError
 
 from .._files import write_atomically
@@ -65,9 +65,9 @@ class Checkpoints:
                 partial.mkdir(parents=True)
             accelerator.wait_for_everyone()
             _save_state(accelerator, partial)
-            accelerator.wait_for_everyone()
+            digests = gather_object([_random_digest()])
             if accelerator.is_main_process:
-                text = json.dumps({"version": VERSION, "position": position, "random": _random_digest()})
+                text = json.dumps({"version": VERSION, "position": position, "random": digests})
                 (partial / "position.json").write_text(text, encoding="utf-8")
                 write_sums(partial)
                 for path in [*partial.rglob("*"), partial]:
@@ -99,7 +99,8 @@ class Checkpoints:
 
         Raises:
             CheckpointError: If there are states and none of them is intact, or one is of a newer version.
-            RuntimeError: If the random generators did not come back as they were saved.
+            RuntimeError: If the random generators did not come back as they were saved. With another number of
+                processes they do not come back: seed them.
         """
         state = self._intact
         if state is None:
@@ -107,7 +108,10 @@ class Checkpoints:
         self.accelerator.load_state(str(state))
         saved = _read(state)
         # Accelerate only logs when it cannot restore a generator; the run would silently become another one.
-        if self.accelerator.is_main_process and saved["random"] != _random_digest():
+        digests, rank = saved["random"], self.accelerator.process_index
+        digests = [digests] if isinstance(digests, str) else digests  # of version 0.3: that of the first process
+        same_number = saved["position"].get("processes", 1) == self.accelerator.num_processes
+        if same_number and digests[rank : rank + 1] != [_random_digest()]:
             raise RuntimeError(f"cannot restore the random generators in {state}; remove {self.folder} to start again")
         return saved["position"]
 

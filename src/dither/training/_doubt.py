@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
 from torch import Tensor, nn
 
 from .. import batchnorm, figures, metrics
+from .._processes import decided
 from ._ask import ROWS, Answers, ask, ask_samples, paired_change, parts, seconds_per_1000
 from ._batches import Batches
 from ._checkpoints import write_text
@@ -23,6 +25,8 @@ from ._data import Images, load_images
 from ._doubt_report import METHODS, DoubtReport
 from ._report import machine, versions
 from ._run import Run
+
+T = TypeVar("T")
 
 CURVES = "curves.json"
 _TELL = 5.0  # seconds between lines of progress
@@ -90,8 +94,8 @@ def doubt(
         "recipe": json.loads(run.recipe.to_json()),
     }
     folder = run.folder / ("doubt" if network == "base" else "doubt_small")
-    old = DoubtReport.read(folder)
-    if old is not None and old.values["settings"] == settings and (folder / CURVES).exists():
+    old = decided(lambda: _complete(folder))
+    if old is not None and old.values["settings"] == settings:
         return old
     return _Doubt(run, folder, settings, law, console).run()
 
@@ -112,16 +116,28 @@ class _Doubt:
         single = (run.base() if settings["network"] == "base" else run.small()).to(self.device)
         stochastic = batchnorm.convert(single, settings["layers"])
         sets = self._images()
+        mine = len(range(run.accelerator.process_index, settings["num_batches"], run.accelerator.num_processes))
         self._say(f"fitting the law of the statistics on {settings['num_batches']:,} training batches")
         with self._noting():
             fit = batchnorm.fit(
                 stochastic,
                 self._batches(),
                 law=self.law,
-                num_batches=settings["num_batches"],
-                progress=lambda done, total: self._tick(f"{done:,} of {total or 0:,} batches"),
+                progress=lambda done, total: self._tick(f"{done:,} of {mine:,} batches"),
             )
             tuned = self._tune(stochastic) if settings["tune"] else None
+        # One process asks and measures: the others would share its cores.
+        return decided(lambda: self._report(single, stochastic, sets, fit, tuned))
+
+    def _report(
+        self,
+        single: nn.Module,
+        stochastic: nn.Module,
+        sets: dict[str, Images],
+        fit: batchnorm.FitReport,
+        tuned: batchnorm.TuneReport | None,
+    ) -> DoubtReport:
+        settings = self.settings
         count = sum(map(len, sets.values()))
         self._say(f"asking about {count:,} images, {settings['num_samples']} samples each")
         asks = {
@@ -147,14 +163,12 @@ class _Doubt:
             "versions": versions(),
         }
         report = DoubtReport(self.folder, values)
-        if run.accelerator.is_main_process:
-            self.folder.mkdir(exist_ok=True)
-            for name, picture in pictures.items():
-                figures.save(picture, self.folder / f"{name}.png")
-            write_text(self.folder / CURVES, json.dumps(self._curves(answers, sets["test"].labels)) + "\n")
-            write_text(self.folder / "report.md", report.to_markdown())
-            write_text(self.folder / "report.json", json.dumps(values, indent=1) + "\n")  # last: it says "complete"
-        run.accelerator.wait_for_everyone()
+        self.folder.mkdir(exist_ok=True)
+        for name, picture in pictures.items():
+            figures.save(picture, self.folder / f"{name}.png")
+        write_text(self.folder / CURVES, json.dumps(self._curves(answers, sets["test"].labels)) + "\n")
+        write_text(self.folder / "report.md", report.to_markdown())
+        write_text(self.folder / "report.json", json.dumps(values, indent=1) + "\n")  # last: it says "complete"
         return report
 
     def _images(self) -> dict[str, Images]:
@@ -172,17 +186,21 @@ class _Doubt:
         return {name: images.to(self.device) for name, images in sets.items()}
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Training batches, one epoch after the other."""
+        """Training batches, one epoch after the other; of several processes each gets every n-th."""
         recipe = self.source.recipe
         batches = Batches(self.source.images("train").to(self.device), recipe.base, self._seed(_SEED_FIT))
         left = self.settings["num_batches"]
-        for epoch in range(-(-left // batches.steps)):
-            yield from batches.epoch(epoch)
+        every = chain.from_iterable(map(batches.epoch, range(-(-left // batches.steps))))
+        return self._mine(islice(every, left))
+
+    def _mine(self, batches: Iterable[T]) -> Iterator[T]:
+        accelerator = self.source.accelerator
+        return islice(batches, accelerator.process_index, None, accelerator.num_processes)
 
     def _tune(self, net: nn.Module) -> batchnorm.TuneReport:
         images = self.source.images("validation").to(self.device)
         self._say(f"choosing the batch size of the noise on {len(images):,} held-out images")
-        loader = list(zip(parts(images), images.labels.split(ROWS), strict=True))
+        loader = self._mine(zip(parts(images), images.labels.split(ROWS), strict=True))
         generator = torch.Generator().manual_seed(self._seed(_SEED_TUNE))
         return batchnorm.tune(net, loader, num_samples=self.settings["num_samples"], generator=generator)
 
@@ -254,6 +272,10 @@ class _Doubt:
         for warning in caught:
             if warning.category is UserWarning and (note := str(warning.message)) not in self.notes:
                 self.notes.append(note)
+
+
+def _complete(folder: Path) -> DoubtReport | None:
+    return DoubtReport.read(folder) if (folder / CURVES).exists() else None
 
 
 def _size(shape: Sequence[int]) -> str:

@@ -12,7 +12,6 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -21,6 +20,7 @@ from ._batches import Batches
 from ._checkpoints import Checkpoints, write_text
 from ._data import Images
 from ._evaluate import evaluate
+from ._launch import seed_processes, share_buffers
 from ._lock import hold
 from ._lost import is_lost, lost
 from ._progress import Progress
@@ -182,7 +182,7 @@ class _Stretch:
 
     def run(self) -> nn.Module:
         # Stretches are independent of each other's use of the generator, so each can be repeated alone.
-        set_seed(self.engine.seed)
+        seed_processes(self.engine.seed)
         try:
             self._restore()
             with self.engine.progress.stretch(self.name, self.step, self.steps, self.batches.steps):
@@ -221,6 +221,8 @@ class _Stretch:
         if position is not None:
             self.step, self.history = position["step"], position["history"]
             self.sums = torch.tensor(position["sums"], dtype=torch.float64, device=self.accelerator.device)
+            if position.get("processes", 1) != self.accelerator.num_processes:
+                seed_processes(self.engine.seed, self.step)
             if (control := self._control()) is not None:
                 control.load_state_dict(position["control"])
             self._write_history()
@@ -276,8 +278,9 @@ class _Stretch:
         self.watch.network(self.step, self.net)
 
     def _finish_epoch(self, epoch: int) -> None:
-        means = (self.sums / self.batches.steps).tolist()
-        result = evaluate(self.wrapped, self.monitor, channels_last=self.engine.channels_last)
+        means = (self._sums() / self.batches.steps).tolist()
+        share_buffers(self.net, self.accelerator)
+        result = evaluate(self.net, self.monitor, channels_last=self.engine.channels_last, accelerator=self.accelerator)
         if not math.isfinite(result.nll):
             raise NonFiniteLoss(
                 f"the outputs for the images of {self.monitor.name} are not finite after epoch {epoch} of stretch "
@@ -307,6 +310,10 @@ class _Stretch:
         others = [line for line in lines if not line.startswith(ours)]
         write_text(path, "".join(f"{line}\n" for line in [*others, *map(json.dumps, self.history)]))
 
+    def _sums(self) -> Tensor:
+        """Mean over the processes: each adds up the loss of its own images."""
+        return cast(Tensor, self.accelerator.reduce(self.sums, reduction="mean"))
+
     def _counts(self) -> dict[str, int]:
         return dict(self.counts(self.net)) if self.counts else {}
 
@@ -314,7 +321,12 @@ class _Stretch:
         return self.penalty.control if self.penalty is not None else None
 
     def _save(self) -> None:
-        position: dict[str, Any] = {"step": self.step, "sums": self.sums.tolist(), "history": self.history}
+        position: dict[str, Any] = {
+            "step": self.step,
+            "processes": self.accelerator.num_processes,
+            "sums": self._sums().tolist(),
+            "history": self.history,
+        }
         if self.shrinking:
             position["cut"] = getattr(self.net, "dither_shrunk", None)
         if (control := self._control()) is not None:

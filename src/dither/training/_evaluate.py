@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ._data import Images
@@ -50,7 +53,14 @@ def predict_logits(net: nn.Module, images: Images, *, batch_size: int = 1000, ch
             module.training = True
 
 
-def evaluate(net: nn.Module, images: Images, *, batch_size: int = 1000, channels_last: bool = False) -> Score:
+def evaluate(
+    net: nn.Module,
+    images: Images,
+    *,
+    batch_size: int = 1000,
+    channels_last: bool = False,
+    accelerator: Accelerator | None = None,
+) -> Score:
     """Error and negative log-likelihood of the mean network (``eval()``).
 
     Args:
@@ -58,6 +68,8 @@ def evaluate(net: nn.Module, images: Images, *, batch_size: int = 1000, channels
         images: test images, on the device of the network.
         batch_size: images per forward pass.
         channels_last: memory format of the batches.
+        accelerator: shares the images among its processes, which all call this and all get the score. None: this
+            process classifies all.
 
     Returns:
         The score.
@@ -70,8 +82,9 @@ def evaluate(net: nn.Module, images: Images, *, batch_size: int = 1000, channels
         >>> evaluate(make_model("digits"), load_images("digits", "test")).count
         360
     """
-    logits = predict_logits(net, images, batch_size=batch_size, channels_last=channels_last)
-    return score(logits, images)
+    part = images if accelerator is None else _part(images, accelerator)
+    logits = predict_logits(net, part, batch_size=batch_size, channels_last=channels_last)
+    return score(logits if accelerator is None else _whole(logits, len(images), accelerator), images)
 
 
 def score(logits: Tensor, images: Images) -> Score:
@@ -85,3 +98,19 @@ def score(logits: Tensor, images: Images) -> Score:
         raise ValueError(f"the network gives outputs of shape {got} for {images.name}, expected {expected}")
     wrong = (logits.argmax(1) != images.labels).double().mean().item()
     return Score(100 * wrong, F.cross_entropy(logits.double(), images.labels).item(), len(images))
+
+
+def _part(images: Images, accelerator: Accelerator) -> Images:
+    """One stretch of the images, as long as those of the other processes or, at the end, shorter; never empty."""
+    length = -(-len(images) // accelerator.num_processes)
+    begin = min(accelerator.process_index * length, len(images) - 1)
+    part = slice(begin, begin + length)
+    return dataclasses.replace(images, pixels=images.pixels[part], labels=images.labels[part])
+
+
+def _whole(logits: Tensor, count: int, accelerator: Accelerator) -> Tensor:
+    """The logits of all processes, in the order of the images."""
+    length = -(-count // accelerator.num_processes)
+    padded = logits.new_zeros(length, *logits.shape[1:])
+    padded[: len(logits)] = logits
+    return cast(Tensor, accelerator.gather(padded))[:count]

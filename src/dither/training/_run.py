@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from rich.console import Console
 from torch import Tensor, nn
 
 from .. import pruning
 from .._checkpoint import load, save
+from .._processes import decided
 from ..pruning import Plan
 from ._batchnorm import reestimate, train_frozen
 from ._checkpoints import write_text
@@ -26,6 +25,7 @@ from ._data import Images, load_images
 from ._deterministic import make_deterministic
 from ._engine import Engine
 from ._json import read_json
+from ._launch import check_folder_is_shared, make_accelerator
 from ._lock import hold
 from ._models import make_model
 from ._objective import make_penalty
@@ -68,7 +68,8 @@ class Run:
 
     Raises:
         FileNotFoundError: If there is no recipe, neither given nor in the folder.
-        ValueError: If the folder was made with another recipe.
+        ValueError: If the folder was made with another recipe, or not all processes of the job see it.
+        RuntimeError: If another process failed.
         BlockingIOError: If another process works in the folder.
     """
 
@@ -98,9 +99,7 @@ class Run:
             make_deterministic()
         self.data = recipe.data if data is None else data
         self._images = dict(images or {})
-        # Accelerate keeps the first precision for the life of the process; one process may do several runs.
-        AcceleratorState._reset_state()  # pyright: ignore[reportPrivateUsage]
-        self.accelerator = Accelerator(
+        self.accelerator = make_accelerator(
             mixed_precision=recipe.mixed_precision,
             gradient_accumulation_steps=recipe.gradient_accumulation_steps,
             log_with=log_with,
@@ -111,6 +110,8 @@ class Run:
         if self.accelerator.is_main_process:
             write_text(path, recipe.to_json() + "\n")
             record_command(self.folder, recipe.seed, self.accelerator)
+        self.accelerator.wait_for_everyone()
+        check_folder_is_shared(path, recipe.to_json() + "\n")
         if log_with is not None:
             self.accelerator.init_trackers("dither", config={"recipe": recipe.to_json()})
         self._engine = Engine(
@@ -144,7 +145,7 @@ class Run:
         path = self.folder / "base.safetensors"
         set_seed(self.recipe.seed)
         net = make_model(self.recipe.model, self._num_classes)
-        if path.exists():
+        if decided(path.exists):
             return load(net, path).to(self.accelerator.device).eval()
         if self.recipe.base.epochs:
             net = self._engine.fit(net, self.images("train"), self._monitor(), self.recipe.base, "base")
@@ -213,7 +214,7 @@ class Run:
             The report, which is also in the folder.
         """
         path = self.folder / "report.json"
-        if path.exists():
+        if decided(path.exists):
             report = Report(read_json(path, "Remove it, and the same command makes it again."))
             # Through Recipe: a report of an older version lacks the settings that are newer than it.
             if Recipe.from_json(json.dumps(report.values["recipe"])) == self.recipe:
@@ -224,7 +225,8 @@ class Run:
         shrunk = pruning.shrink(gated, plan, example)
         plan = pruning.overall(gated, plan)
         small = self._finished(shrunk)
-        report = make_report(self, masked=masked, shrunk=shrunk, small=small, plan=plan)
+        # One process measures: the others would share its cores.
+        report = decided(lambda: make_report(self, masked=masked, shrunk=shrunk, small=small, plan=plan))
         if self.accelerator.is_main_process:
             path.unlink(missing_ok=True)  # it says "complete", and would say it of files that are replaced now
             write_text(self.folder / "plan.json", json.dumps(plan.to_dict()))
