@@ -58,7 +58,7 @@ def apply_shrunk(model: nn.Module, record: Mapping[str, Any]) -> nn.Module:
         widths = {name: tensor.shape[-1] for name, tensor in named.items() if tensor.ndim > 1}
         cut(model, kept)
         for name, index in record["selects"].items():
-            select_columns(model, name, _columns(_submodule(model, name), index, widths.get(f"{name}.weight", 0)))
+            select_columns(model, name, _columns(model, name, index, widths.get(f"{name}.weight", 0)))
     for name in record.get("numbers", {}):
         _submodule(model, name)
     tell(model, record.get("numbers", {}))
@@ -72,15 +72,15 @@ def _fits(tensor: Tensor, dim: int, index: Tensor) -> bool:
     return dim < tensor.ndim and bool(((index >= 0) & (index < tensor.shape[dim])).all())
 
 
-def _columns(layer: nn.Module, index: list[int], width: int) -> Tensor:
-    """The input columns that a layer reads, of at most ``width``; its weight has one column for each.
+def _columns(model: nn.Module, name: str, index: list[int], width: int) -> Tensor:
+    """The input columns that a linear layer reads, of at most ``width``; its weight has one column for each.
 
     Raises:
-        ValueError: If there are others.
+        ValueError: If there are others, or the layer is not linear.
     """
-    columns = torch.tensor(index, dtype=torch.int64)
+    layer, columns = _submodule(model, name), torch.tensor(index, dtype=torch.int64)
     if columns.shape != (getattr(layer, "in_features", None),) or not bool(((columns >= 0) & (columns < width)).all()):
-        raise ValueError(f"the record selects columns that a {type(layer).__name__} of this model does not have.")
+        raise ValueError(f'the record selects columns of "{name}" that this {type(layer).__name__} does not have.')
     return columns
 
 
