@@ -68,8 +68,7 @@ def finish(
     runs: str = "rounds in turns; median (quartiles)",
 ) -> None:
     """Print the table; unless this was a smoke run, write JSON and the section of README.md between its markers."""
-    header, *rows = table
-    lines = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
+    lines = in_markdown(table)
     print("\n".join(lines))
     if chosen.smoke:
         return
@@ -86,10 +85,21 @@ def finish(
     torch_version = results["versions"]["torch"]
     how = f"torch {torch_version}; seed {chosen.seed}; {chosen.repeats} {runs}."
     lines += ["", f"{place}; {how} {chosen.note}".rstrip()]
-    _replace_section(HERE / "README.md", key, "\n".join(lines))
+    replace_section(HERE / "README.md", key, "\n".join(lines))
 
 
-def _replace_section(path: Path, name: str, text: str) -> None:
+def in_markdown(table: list[list[str]]) -> list[str]:
+    """The lines of a table; its first row is the header."""
+    header, *rows = table
+    return ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
+
+
+def replace_section(path: Path, name: str, text: str) -> None:
+    """Put ``text`` between the markers of a section.
+
+    Raises:
+        SystemExit: If the file has no such section.
+    """
     start, end = f"<!-- bench:{name} -->", "<!-- /bench -->"
     before, found, rest = path.read_text(encoding="utf-8").partition(start)
     if not found:

@@ -38,9 +38,9 @@ def test_networks_are_what_they_are_called() -> None:
 def test_section_of_the_readme(tmp_path: Path) -> None:
     file = tmp_path / "README.md"
     file.write_text("a\n<!-- bench:x -->\nold\n<!-- /bench -->\nb\n<!-- bench:y -->\nkept\n<!-- /bench -->\n")
-    report._replace_section(file, "x", "new")
+    report.replace_section(file, "x", "new")
     assert file.read_text() == (
         "a\n<!-- bench:x -->\nnew\n<!-- /bench -->\nb\n<!-- bench:y -->\nkept\n<!-- /bench -->\n"
     )
     with pytest.raises(SystemExit, match="no line <!-- bench:z -->"):
-        report._replace_section(file, "z", "new")
+        report.replace_section(file, "z", "new")

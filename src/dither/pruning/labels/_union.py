@@ -26,6 +26,7 @@ class Labels:
 
     def __init__(self) -> None:
         self.parent = torch.arange(CONSTANT + 1)
+        self.held = torch.zeros(CONSTANT + 1, dtype=torch.bool)  # at its root: whether a class is pinned
         self.pinned: list[tuple[Tensor, str]] = []
         self.joined: list[tuple[Tensor, str]] = []
 
@@ -33,6 +34,7 @@ class Labels:
         """``count`` fresh labels."""
         fresh = torch.arange(len(self.parent), len(self.parent) + count)
         self.parent = torch.cat([self.parent, fresh])
+        self.held = torch.cat([self.held, torch.zeros(count, dtype=torch.bool)])
         return fresh
 
     def find(self, labels: Tensor) -> Tensor:
@@ -51,14 +53,13 @@ class Labels:
         a, b = (t.reshape(-1) for t in torch.broadcast_tensors(core(a), core(b)))
         self.pin(torch.cat([b[a == CONSTANT], a[b == CONSTANT]]), why)
         both = (a > CONSTANT) & (b > CONSTANT)
-        a, b = a[both], b[both]
-        while True:
-            a, b = self.find(a), self.find(b)
-            differ = a != b
-            if not differ.any():
-                return
+        before = self.find(torch.cat([a[both], b[both]]))
+        a, b = before.chunk(2)
+        while bool((differ := a != b).any()):
             a, b = a[differ], b[differ]
             self.parent.scatter_reduce_(0, torch.maximum(a, b), torch.minimum(a, b), "amin")
+            a, b = self.find(a), self.find(b)
+        self.held[self.find(before[self.held[before]])] = True
 
     def pin(self, labels: Tensor, why: str) -> None:
         """Forbid to remove ``labels``; the first reason that a class gets is the one that is told."""
@@ -66,6 +67,7 @@ class Labels:
         labels = labels[labels > CONSTANT]
         if len(labels):
             self.pinned.append((labels, why))
+            self.held[self.find(labels)] = True
 
     def together(self, labels: Tensor, dims: Iterable[int], why: str) -> Tensor:
         """Make one channel of all indices of ``dims``: what is combined along them can only go as a whole.
@@ -102,13 +104,7 @@ class Labels:
     def free(self, labels: Tensor) -> bool:
         """Whether some of these channels belong to a writer and may still go."""
         roots = self.find(torch.unique(core(labels)))
-        roots = roots[roots > CONSTANT]
-        if not len(roots):
-            return False
-        whole = torch.zeros(len(self.parent), dtype=torch.bool)
-        for pinned, _ in self.pinned:
-            whole[self.find(pinned)] = True
-        return not bool(whole[roots].all())
+        return not bool(self.held[roots[roots > CONSTANT]].all())
 
     def reasons(self) -> dict[int, str]:
         """The first reason of each pinned class, by its root."""
