@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..._inputs import Inputs, tensors, varied, with_batch
+from ..._inputs import Inputs, evaluating, tensors, varied, with_batch
 from ..._processes import unwrapped
-from ..cutting._cut import Kept, ShrinkError, difference, runs
+from ..cutting._cut import Kept, ShrinkError, difference, run
 from ..cutting._plain import FixedScale, replace_module
 from ..noise._gates import find_bank, gated_weights, gates, ungate
 from ..planning._decision import check
@@ -97,15 +99,38 @@ def mean_theta(layer: Any, kept: tuple[int, ...]) -> Tensor:
     return torch.zeros_like(mean).index_copy_(0, index, mean[index])
 
 
-def verify(whole: nn.Module, small: nn.Module, example_inputs: Inputs) -> None:
-    """Compare two networks on the example inputs and, where the first runs on it, on another batch size.
+@dataclass(frozen=True)
+class Answers:
+    """What a network returns, for another one to be compared with.
+
+    Where they are asked for before the other one is made, the work of the two is never in memory at once.
+    """
+
+    net: nn.Module
+    batches: list[Inputs]
+    outputs: list[Any]
+
+    @classmethod
+    def of(cls, net: nn.Module, example_inputs: Inputs) -> Answers:
+        """On the example inputs and, where the network runs on it, on another batch size."""
+        rows = next((len(t) for t in tensors(example_inputs) if t.ndim), 0)
+        batches, outputs = [example_inputs], list[Any]()
+        with evaluating(net):
+            outputs.append(run(net, example_inputs))
+            for batch in (varied(example_inputs), with_batch(varied(example_inputs), rows + 1)):
+                with suppress(Exception):  # it is the user's code that runs: a mask may fit one batch size only
+                    outputs.append(run(net, batch))
+                    batches.append(batch)
+        return cls(net, batches, outputs)
+
+
+def verify(answers: Answers, small: nn.Module) -> None:
+    """Compare a network with the answers of another one.
 
     Raises:
         ShrinkError: If their outputs differ by more than the tolerance of the dtype.
     """
-    rows = next((len(t) for t in tensors(example_inputs) if t.ndim), 0)
-    others = [varied(example_inputs), with_batch(varied(example_inputs), rows + 1)]
-    worst = difference(whole, small, [example_inputs, *(batch for batch in others if runs(whole, batch))])
+    worst = difference(answers.net, small, answers.batches, answers.outputs)
     if not worst <= 1:
         raise ShrinkError(
             f"the shrunk network differs from the masked one by {worst:.3g} times the tolerance; nothing was returned. "

@@ -18,7 +18,7 @@ from ..noise._gates import find_bank, gated_weights, gates, ungate
 from ..planning._decision import check, choose, features_left, from_json, select, to_json
 from ..planning._plan import Choice, Plan
 from ._apply import apply_shrunk
-from ._masked import fixed, verify
+from ._masked import Answers, fixed, verify
 from ._optimizer import Moved, carried, carry_gradients
 
 
@@ -172,7 +172,7 @@ def _verify(net: nn.Module, small: nn.Module, stay: Mapping[str, Tensor], exampl
         part[name] = theta[index]
         whole[name] = torch.zeros_like(theta).index_copy_(0, index, part[name])
     tried = fixed(twin(small), part)
-    verify(fixed(twin(net), whole), tried, example_inputs)
+    verify(Answers.of(fixed(twin(net), whole), example_inputs), tried)
     return numbers(tried)
 
 

@@ -18,7 +18,7 @@ from ..planning._decision import choose, features_left, select, to_json
 from ..planning._plan import Plan
 from ._apply import apply_shrunk
 from ._fold import absorb, fold
-from ._masked import baked, fixed, fold_gates, means, verify
+from ._masked import Answers, baked, fixed, fold_gates, means, verify
 from ._resize import resize
 
 
@@ -83,9 +83,10 @@ def shrink(
     if optimizer is not None:
         return resize(net, plan, example_inputs, optimizer)
     theta = means(net, plan)
+    analysis = analyse(ungate(twin(net)), example_inputs)
+    answers = Answers.of(fixed(twin(net), theta), example_inputs)
     # What noise by hand leaves behind is merged at full size; gates are folded into what is left of the weights.
     small = baked(net, theta) if plan.sites else ungate(twin(net))
-    analysis = analyse(ungate(twin(net)), example_inputs)
     chosen = choose(plan, analysis)
     sites = {name: m for name, m in small.named_modules() if isinstance(m, FixedScale) and name in plan.sites}
     folded = fold(small, analysis.spaces, sites)
@@ -99,7 +100,7 @@ def shrink(
     own(apply_shrunk(small, record), net)
     if not plan.sites:
         fold_gates(small, net, kept, theta)
-    verify(fixed(twin(net), theta), small, example_inputs)
+    verify(answers, small)
     before = getattr(net, "dither_shrunk", None)  # shrunk once already: both steps rebuild it from the original
     before_gates = bank.baked if (bank := find_bank(net)) else []
     record = {**record, "numbers": numbers(small), "baked": before_gates, "plan": plan.to_dict(), "before": before}
