@@ -125,9 +125,9 @@ def difference(folder: Path, whole: Path) -> str | None:
 def measure(tally: Tally, name: str, times: int, dice: random.Random, threads: int, where: Path) -> None:
     """Runs that are killed until there were ``times`` more kills, each run to its end."""
     count = 0
-    for fresh in (True, False):  # what is compared with, and how long a run takes
+    for kind in ("whole", "warm-up", "timed"):  # the first is compared with; the last says how long a run takes
         begin = time.monotonic()
-        process = start(where / f"whole-{fresh}", name, threads, fresh=fresh)
+        process = start(where / kind, name, threads, fresh=kind == "whole")
         process.join()
         tally.seconds = time.monotonic() - begin
     while count < times:
@@ -140,7 +140,7 @@ def measure(tally: Tally, name: str, times: int, dice: random.Random, threads: i
                 break
             tally.kills[place(folder)] += 1
             count += 1
-        wrong = difference(folder, where / "whole-True")
+        wrong = difference(folder, where / "whole")
         if process.exitcode or wrong is not None:
             tally.failed.append(f"run {tally.runs - 1}: exit code {process.exitcode}, {wrong} differs")
         print(f"{name}: {count} of {times} kills, {tally.runs} runs, {len(tally.failed)} differ", file=sys.stderr)
