@@ -9,10 +9,16 @@ import pytest
 import torch
 from filelock import FileLock
 
-from tests.distributed import check_fit, check_prediction, check_pruning, check_training
+from tests.distributed import check_faults, check_fit, check_prediction, check_pruning, check_training
 from tests.distributed.processes import run
 
-CHECKS = {**check_pruning.CHECKS, **check_fit.CHECKS, **check_prediction.CHECKS, **check_training.CHECKS}
+CHECKS = {
+    **check_pruning.CHECKS,
+    **check_fit.CHECKS,
+    **check_prediction.CHECKS,
+    **check_training.CHECKS,
+    **check_faults.CHECKS,
+}
 
 
 @pytest.fixture(scope="session", params=[2, 3], ids="{} processes".format)

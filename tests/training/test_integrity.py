@@ -68,8 +68,12 @@ def flip(path: Path, at: float = 0.5) -> None:
 FILES = ["model.safetensors", "optimizer.bin", "random_states_0.pkl", "position.json", SUMS]
 
 
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("harm", ["flipped at 0", "flipped at 0.7", "truncated", "removed"])
+HARMS = [(name, "flipped at 0.7") for name in FILES]
+HARMS += [("position.json", "flipped at 0"), ("model.safetensors", "truncated"), (SUMS, "truncated")]
+HARMS += [("optimizer.bin", "removed"), (SUMS, "removed")]
+
+
+@pytest.mark.parametrize(("name", "harm"), HARMS)
 def test_a_damaged_state_is_set_aside_and_the_one_before_is_used(
     copied: Path, whole: tuple[nn.Module, Path], images: Images, name: str, harm: str
 ) -> None:

@@ -16,7 +16,7 @@ from tests.training.run_and_die import run
 ROOT = Path(__file__).parents[2]
 # Inside an epoch, between two states, while the state after a removal is being written, right after one; in all three
 # stretches. Random moments: python -m benchmarks.kills.
-KILLS = ["after:base:13", "saving:prune:22", "after:prune:30", "after:finetune:21"]
+KILLS = ["after:base:13", "saving:prune:22", "after:finetune:21"]
 
 
 def start(folder: Path, when: str) -> int:
