@@ -125,6 +125,21 @@ def check_same(net: nn.Module) -> None:
                 )
 
 
+def check_whole(net: nn.Module) -> None:
+    """Does this process hold the network, and not a part of it?
+
+    Raises:
+        ValueError: If FSDP2 has sharded it. The message says how to have it whole.
+    """
+    for name, p in net.named_parameters():
+        if hasattr(p, "full_tensor"):
+            raise ValueError(
+                f'"{name}" is sharded over processes (fully_shard), and a plan is made and carried out on a whole '
+                "network: load torch.distributed.checkpoint.state_dict.get_model_state_dict(net, "
+                "options=StateDictOptions(full_state_dict=True)) into what pruning.attach gave before fully_shard."
+            )
+
+
 def unwrapped(net: nn.Module) -> nn.Module:
     """The network inside DistributedDataParallel and DataParallel.
 

@@ -9,7 +9,14 @@ import pytest
 import torch
 from filelock import FileLock
 
-from tests.distributed import check_faults, check_fit, check_prediction, check_pruning, check_training
+from tests.distributed import (
+    check_faults,
+    check_fit,
+    check_prediction,
+    check_pruning,
+    check_sharded,
+    check_training,
+)
 from tests.distributed.processes import run
 
 CHECKS = {
@@ -18,6 +25,7 @@ CHECKS = {
     **check_prediction.CHECKS,
     **check_training.CHECKS,
     **check_faults.CHECKS,
+    **check_sharded.CHECKS,
 }
 
 

@@ -20,7 +20,7 @@ def accepted(model: nn.Module) -> nn.Module:
     """``model`` itself, or the module inside what `torch.compile` returned.
 
     Raises:
-        ValueError: If the model is scripted or quantised, on the meta device, lazy, or has complex or integer
+        ValueError: If the model is scripted or quantised, sharded, on the meta device, lazy, or has complex or integer
             parameters, or layers with the old kind of weight norm.
 
     Example:
@@ -49,6 +49,8 @@ def accepted(model: nn.Module) -> nn.Module:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if is_lazy(tensor):
             raise ValueError(f'"{name}" has no shape yet; run the model once on real inputs first.')
+        if hasattr(tensor, "full_tensor"):
+            raise ValueError(f'"{name}" is sharded over processes; call pruning.attach first and fully_shard after it.')
         if tensor.is_meta:
             raise ValueError(
                 f'"{name}" is on the meta device, without values; give the model its values first (model.to_empty).'

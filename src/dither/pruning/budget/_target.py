@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from torch import nn
 
 from ..._inputs import Inputs
-from ..._processes import check_same, decided, unwrapped
+from ..._processes import check_same, check_whole, decided, unwrapped
 from ..planning._plan import Plan
 from ..planning._planning import plan as plan_by_threshold
 from ._control import Control
@@ -139,6 +139,7 @@ class Target:
             ((8, 16), 'at most 0.5 of the macs. By the threshold alone 0.938, this plan 0.500.')
         """
         net = unwrapped(net)
+        check_whole(net)
         check_same(net)
         return decided(lambda: self._plan(net, example_inputs, threshold))
 

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 from ..._inputs import outputs
 from ..._processes import unwrapped
-from ._noise import LogNormalNoise, thetas
+from ._noise import LogNormalNoise, thetas, unsharded
 
 
 class Bank:
@@ -87,7 +87,7 @@ class Bank:
     def state(self) -> tuple[Any, ...]:
         """What θ in eval mode depends on. Values, not versions: ``p.data.copy_(...)`` of an averaged model has none."""
         settings = [(layer.threshold, layer.log_low, layer.log_high) for layer in self.layers.values()]
-        values = [p.detach() for layer in self.layers.values() for p in (layer.loc, layer.log_scale)]
+        values = [unsharded(p.detach()) for layer in self.layers.values() for p in (layer.loc, layer.log_scale)]
         return settings, torch.cat(values)
 
     def _unchanged(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -138,8 +138,8 @@ class LogNormalNoise(Stochastic):
 def posterior(layers: list[LogNormalNoise]) -> TruncatedLogNormal:
     """The posteriors of several layers as one distribution over all their units, in order."""
     first, sizes = layers[0], [layer.num_features for layer in layers]
-    loc = torch.cat([layer.loc for layer in layers])
-    log_scale = torch.cat([layer.log_scale for layer in layers])
+    loc = torch.cat([unsharded(layer.loc) for layer in layers])
+    log_scale = torch.cat([unsharded(layer.log_scale) for layer in layers])
     bounds = {(layer.log_low, layer.log_high) for layer in layers}
     low, high = first.log_low, first.log_high
     if len(bounds) > 1:
@@ -151,6 +151,23 @@ def posterior(layers: list[LogNormalNoise]) -> TruncatedLogNormal:
     return TruncatedLogNormal(loc, log_scale.exp(), low, high, validate_args=False)
 
 
+def unsharded(parameter: Tensor) -> Tensor:
+    """All of a parameter that FSDP2 (`torch.distributed.fsdp.fully_shard`) has sharded; others as they are.
+
+    Every process has the same gates, so what each adds to their gradient is averaged, as FSDP2 does with weights.
+    """
+    if not hasattr(parameter, "full_tensor"):
+        return parameter
+    from torch.distributed.tensor import Partial  # not in every build
+
+    shard: Any = parameter
+    mesh = shard.device_mesh
+    whole: Tensor = shard.full_tensor(grad_placements=[Partial()] * mesh.ndim)
+    if whole.requires_grad:
+        whole.register_hook(lambda gradient: gradient / mesh.size())
+    return whole
+
+
 def thetas(layers: list[LogNormalNoise]) -> Tensor:
     """θ of several layers, one vectorised call: drawn where a layer draws, else Eθ above the threshold and 0 below."""
     law = posterior(layers)
@@ -158,9 +175,9 @@ def thetas(layers: list[LogNormalNoise]) -> Tensor:
     if all(drawing):
         return law.rsample()
     with torch.no_grad():
-        limit = torch.cat([layer.loc.new_full((layer.num_features,), layer.threshold) for layer in layers])
+        limit = torch.cat([law.loc.new_full((layer.num_features,), layer.threshold) for layer in layers])
         mean = law.mean * (law.snr > limit)
     if not any(drawing):
         return mean
-    mask = torch.cat([layer.loc.new_full((layer.num_features,), float(layer.draws)) for layer in layers]).bool()
+    mask = torch.cat([law.loc.new_full((layer.num_features,), float(layer.draws)) for layer in layers]).bool()
     return torch.where(mask, law.rsample(), mean)

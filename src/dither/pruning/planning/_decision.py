@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from ..._processes import check_whole
 from ..cutting._cut import Kept
 from ..cutting._plain import SelectedLinear
 from ..labels import Analysis, Space
@@ -20,8 +21,10 @@ def check(net: nn.Module, plan: Plan) -> None:
     """Is the plan for this network, and one that it can follow?
 
     Raises:
-        ValueError: If it is for another one, or was edited to keep what is not there, or a gate has exploded.
+        ValueError: If it is for another one, or was edited to keep what is not there, or a gate has exploded, or the
+            network is sharded.
     """
+    check_whole(net)
     known = {c.name for c in (*plan.spaces, *plan.columns)} | plan.sites.keys()
     needed = plan.sites.keys() or {c.name for c in (*plan.spaces, *plan.columns) if c.snr is not None}
     layers = gates(net)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..._inputs import Inputs
-from ..._processes import check_same, decided, unwrapped
+from ..._processes import check_same, check_whole, decided, unwrapped
 from ..attaching._trial import fixed_by_code
 from ..cutting._cut import twin
 from ..cutting._plain import replace_module
@@ -58,7 +58,7 @@ def plan(
     Raises:
         ValueError: If the network carries no noise, a parameter of the noise is not finite, an argument is out of
             range, both a criterion and a threshold are given, or the criterion does not give one number to each unit.
-            If processes hold different parameters; the first is named.
+            If processes hold different parameters, or shards of them; the first is named.
         RuntimeError: If the first of several processes failed.
         ShrinkError: If noise is placed by hand and two runs of the network without it differ.
 
@@ -78,6 +78,7 @@ def plan(
     net = unwrapped(net)
     if not gates(net):
         raise ValueError("the network carries no noise; call pruning.attach(model, example_inputs) and train it first.")
+    check_whole(net)
     check_same(net)
     return decided(lambda: _plan(net, example_inputs, judge, multiple_of))
 
