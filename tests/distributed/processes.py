@@ -17,6 +17,7 @@ from torch import multiprocessing as processes
 
 Check: TypeAlias = Callable[[int, int], Any]  # from rank and number of processes to tensors, numbers and texts
 
+SEED = 20171204  # before each check, as before each test
 SECONDS = 60  # that a process waits for another
 PRELOADED = ["torch", "torch.distributed.fsdp", "accelerate", "dither.training", "dither.batchnorm", "dither.pruning"]
 
@@ -55,7 +56,7 @@ def _work(rank: int, world: int, folder: str, checks: dict[str, Check]) -> None:
     )
     found: dict[str, Any] = {}
     for name, check in checks.items():
-        torch.manual_seed(20171204)
+        torch.manual_seed(SEED)
         try:
             found[name] = check(rank, world)
         except (ValueError, RuntimeError) as error:
