@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60  # seconds for one file of a few kB, and for the start of a process
+PATIENCE = 60  # seconds for one file of a few kB
+START = 280  # seconds until a process has imported torch and written the good files, on a busy machine
 
 
 def outcomes(first: int, number: int, folder: Path, *, exported: bool = False) -> Iterator[dict[str, Any]]:
@@ -56,10 +57,12 @@ def _lines(process: subprocess.Popen[str]) -> Iterator[str]:
     assert process.stdout is not None
     waiting = selectors.DefaultSelector()
     waiting.register(process.stdout, selectors.EVENT_READ)
+    patience = START
     while True:
-        if not waiting.select(PATIENCE):
+        if not waiting.select(patience):
             process.kill()
             return
+        patience = PATIENCE
         line = process.stdout.readline()
         if not line:
             return

@@ -32,7 +32,7 @@ def inspect(
         try:
             _show_plans(console, header)
             _show_cost(console, header)
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, ArithmeticError, RecursionError) as error:
             raise CheckpointError(
                 f"the plan or the cost in {file} is none of this dither ({brief(repr(error))}). Save the network again."
             ) from error
