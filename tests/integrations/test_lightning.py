@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.integrations import Digits
 from dither import pruning
-from dither.integrations import LightningPruning
+from dither.integrations import LightningPruning, restructure_
 
 pytestmark = [
     # Lightning's own: advice about workers and logging, and what it uses of torch
@@ -172,13 +172,18 @@ def test_fractions_of_epochs(data: Digits) -> None:
 @pytest.mark.parametrize("stop", [1, 2, 3])
 def test_a_stopped_training_goes_on_across_a_removal(data: Digits, tmp_path: Path, stop: int) -> None:
     def fit(epochs: int, folder: Path, path: Path | None = None) -> Lit:
-        module, keep = Lit(half_gone=True), ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1)
-        trainer(callback(shrink_at=2), keep, Seed(), epochs=epochs).fit(module, loader(data), ckpt_path=path)
+        module, keep = Lit(), ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1)
+        with torch.no_grad():  # units that drown one after the other
+            for gate in pruning.gates(module.net).values():
+                gate.log_scale.copy_(torch.linspace(-2.0, 1.5, gate.num_features))
+        removing = callback(shrink_at=2, gate_lr=0.1)
+        trainer(removing, keep, Seed(), epochs=epochs).fit(module, loader(data), ckpt_path=path)
         return module
 
     whole = fit(4, tmp_path / "whole")
+    again = pruning.plan(whole.net, data.x[:2])
+    assert again.widths["1"][0] < again.widths["1"][1] < 24  # a second removal, which nobody asked for, would show
     resumed = fit(4, tmp_path / "resumed", tmp_path / "whole" / f"epoch={stop - 1}.ckpt")
-    assert resumed.net[1].out_features == 12
     assert resumed.state_dict().keys() == whole.state_dict().keys()
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
@@ -191,6 +196,10 @@ def test_weights_alone_are_tested_in_a_fresh_module(data: Digits, tmp_path: Path
     expected = done.test(module, loader(data), verbose=False)
     got = trainer(callback()).test(Lit(), loader(data), ckpt_path=tmp_path / "epoch=1.ckpt", verbose=False)
     assert got == expected
+    checkpoint, by_hand = torch.load(tmp_path / "epoch=1.ckpt", weights_only=True), Lit()  # as the page has it
+    restructure_(by_hand.net, checkpoint["dither"]["cut"])
+    by_hand.load_state_dict(checkpoint["state_dict"])
+    assert by_hand.net[1].out_features == 12
     early, before = trainer(callback(), epochs=1), tmp_path / "before.ckpt"
     early.fit(Lit(), loader(data))
     early.save_checkpoint(before)

@@ -68,6 +68,15 @@ def test_weights_multiply_each_gates_sum() -> None:
     assert pruning.kl(net, {}).item() == pytest.approx(first + second, rel=1e-8)
 
 
+def test_autocast_does_not_round_the_divergence() -> None:
+    net = nn.Sequential(LogNormalNoise(40), LogNormalNoise(7))
+    nn.init.uniform_(net[0].log_scale, -5, 1)
+    weights = {"0": 0.37, "1": 1.83}
+    expected = pruning.kl(net, weights)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(pruning.kl(net, weights), expected)
+
+
 def test_layers_may_have_different_bounds() -> None:
     net = nn.Sequential(LogNormalNoise(1, log_low=-2.0, log_high=1.0), LogNormalNoise(1)).double()
     with torch.no_grad():

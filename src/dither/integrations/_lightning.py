@@ -87,13 +87,8 @@ class LightningPruning(Pruning, Callback):
         self._shadows.lift()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gates in float32 (also with ``precision="bf16-true"``) and in a parameter group of their own."""
-        layers = pruning.gates(pl_module).values()
-        if any(p.itemsize < 4 for layer in layers for p in layer.parameters()):
-            for layer in layers:
-                layer.float()
-            _wrap_again(trainer)
-        noise = [p for layer in layers for p in layer.parameters()]
+        """A parameter group of their own for the gates."""
+        noise = [p for gate in pruning.gates(pl_module).values() for p in gate.parameters()]
         known = {id(p) for p in noise}
         holders = [o for o in trainer.optimizers if any(id(p) in known for g in o.param_groups for p in g["params"])]
         if not holders:

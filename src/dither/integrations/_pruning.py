@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -57,10 +56,9 @@ class Pruning:
         self.last_kl = math.nan
 
     def penalty(self, net: nn.Module) -> Tensor:
-        """KL / N, a scalar in nats for one example; in full precision, whatever the loop casts."""
+        """KL / N, a scalar in nats for one example."""
         assert self.num_data is not None
-        with torch.autocast(next(net.parameters()).device.type, enabled=False):
-            value = self.kl(noisy_root(net)) / self.num_data
+        value = self.kl(noisy_root(net)) / self.num_data
         self.last_kl = value.detach()
         return value
 

@@ -52,7 +52,7 @@ def kl(net: nn.Module, weights: Mapping[str, float] | None = None) -> Tensor:
         return terms.sum()
     factors = torch.tensor([float(weights.get(name, 1.0)) for name in named], dtype=terms.dtype, device=terms.device)
     sizes = torch.tensor([layer.num_features for layer in layers], device=terms.device)
-    return terms @ factors.repeat_interleave(sizes)
+    return (terms * factors.repeat_interleave(sizes)).sum()  # no product of vectors: autocast would round it
 
 
 def param_groups(
