@@ -228,7 +228,9 @@ def test_the_command(run_folder: Path, tmp_path: Path, monkeypatch: pytest.Monke
     done = CliRunner().invoke(app, ["report", "run", "--images", "50"])
     assert done.exit_code == 0, done.output
     assert re.fullmatch(r"run/report.html: \d+ kB in one file, open it in a browser\n", done.stdout)
-    assert "50 of 170 test images" in Parsed((tmp_path / "run" / "report.html").read_text()).words
+    written = Parsed((tmp_path / "run" / "report.html").read_text())
+    assert "50 of 170 test images" in written.words
+    assert len(written.values("alt")) == 24  # those that dither doubt found among all images, too
     for arguments, message in (
         (["nowhere"], "nowhere is no run folder"),
         (["run", "--out", "no/page.html"], "no/page"),

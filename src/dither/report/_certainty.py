@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -58,12 +59,13 @@ class Certainty:
     asked: int = 0
 
 
-def certainty(folder: Folder, images: Images | None) -> Certainty:
+def certainty(folder: Folder, images: Images | None, most: int) -> Certainty:
     """What ``dither doubt`` stored; a network that it was not asked about is asked here, in one pass.
 
     Args:
         folder: the run.
-        images: the test images that are asked about and shown. None: not at hand.
+        images: the test images. None: not at hand.
+        most: how many of them a network is asked about here, at most.
     """
     methods: dict[str, Curves] = {}
     uncertain: dict[str, tuple[str, list[dict[str, Any]]]] = {}
@@ -75,14 +77,15 @@ def certainty(folder: Folder, images: Images | None) -> Certainty:
             methods |= {shown: stored["methods"]["single"], f"{shown}, {_DRAWN}": stored["methods"]["sbn"]}
             uncertain[f"{shown}, {_DRAWN}"] = ("sbn", stored["uncertain"])
         elif name in folder.files and images is not None:
+            some = dataclasses.replace(images, pixels=images.pixels[:most], labels=images.labels[:most])
             try:
-                answers = ask(folder.network(name), images)
+                answers = ask(folder.network(name), some)
             except (ValueError, RuntimeError, ImportError) as error:
                 notes.append(f"The {shown} network cannot be asked: {error}")
                 continue
-            asked = len(images)
-            methods[shown] = curves(answers, images.labels)
-            uncertain[shown] = ("single", least_certain({"single": answers}, images.labels, "single"))
+            asked = len(some)
+            methods[shown] = curves(answers, some.labels)
+            uncertain[shown] = ("single", least_certain({"single": answers}, some.labels, "single"))
     examples = {
         shown: [_example(found, method, images) for found in rows]
         for shown, (method, rows) in reversed(uncertain.items())  # the network that is shipped first

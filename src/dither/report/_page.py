@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +46,7 @@ def make_page(folder: str | Path, *, data: str | None = None, images: Images | N
             images = found.test_images(data)
         except (ValueError, OSError) as error:
             notes.append(f"The test images are not at hand ({error}). dither report {found.command} --data says where.")
-    count = 0 if images is None else len(images)
-    if images is not None and count > most:
-        images = dataclasses.replace(images, pixels=images.pixels[:most], labels=images.labels[:most])
-    known = certainty(found, images)
+    known = certainty(found, images, most)
     report = found.report
     threshold = found.recipe.noise.threshold
     return _render(
@@ -67,7 +63,7 @@ def make_page(folder: str | Path, *, data: str | None = None, images: Images | N
         heats=heats([row for row in found.history if row["stretch"] == "prune"], threshold),
         noisy=any(row["stretch"] == "prune" for row in found.history),
         certainty=known,
-        count=count,
+        count=0 if images is None else len(images),
         notes=[*notes, *known.notes],
         code=loading(found),
         shape=None if images is None else tuple(images.pixels.shape[1:]),
