@@ -2,20 +2,25 @@
 
 import dataclasses
 import json
+import os
 import resource
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import typer
 from safetensors.torch import save_file
 from torch import nn
 from typer.testing import Result
 
 import dither
 from dither import pruning
+from dither.cli._common import clear_errors
 from dither.training import Fit, Noise, Recipe, make_model
 
 Cli = Callable[..., Result]
@@ -188,6 +193,20 @@ def test_another_recipe_for_a_trained_folder_is_refused(cli: Cli) -> None:
     done = cli("train", "--recipe", "quick.json", "--out", "run", "--epochs", 2)
     assert done.exit_code == 2
     assert "was made with base = Fit(epochs=1" in done.stderr
+
+
+def test_sigterm_is_an_interrupt(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> None:
+        with clear_errors():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(typer.Exit) as ended:
+        command()
+    assert ended.value.exit_code == 130
+    assert capsys.readouterr().err == "stopped; the same command goes on from the last checkpoint\n"
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_nan_loss_ends_with_exit_code_one(cli: Cli) -> None:
