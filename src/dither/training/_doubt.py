@@ -200,7 +200,7 @@ class _Doubt:
     def _tune(self, net: nn.Module) -> batchnorm.TuneReport:
         images = self.source.images("validation").to(self.device)
         self._say(f"choosing the batch size of the noise on {len(images):,} held-out images")
-        loader = self._mine(zip(parts(images), images.labels.split(ROWS), strict=True))
+        loader = list(self._mine(zip(parts(images), images.labels.split(ROWS), strict=True)))
         generator = torch.Generator().manual_seed(self._seed(_SEED_TUNE))
         return batchnorm.tune(net, loader, num_samples=self.settings["num_samples"], generator=generator)
 
