@@ -4,7 +4,7 @@ Each point is measured in a process of its own and kept in ``--folder``, so a ru
 that of the processor. Memory is what was held at the peak of a step with the network that it was given: as bytes of
 tensors, which are the same on every machine, and as the resident set. Exponents are slopes of logarithms, by least
 squares; 1 is linear, and what costs the same at any size makes them smaller. ``--large`` adds a Llama with 1.1 billion
-parameters, in bfloat16 and float32 (10 GB), and the analysis of one with 7 billion that has no values.
+parameters in bfloat16 (5 GB), and the analysis of one with 7 billion that has no values.
 
 Run: python -m benchmarks.scaling --threads 1 --large
 """

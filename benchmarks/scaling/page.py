@@ -33,8 +33,8 @@ def exponent(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def held(record: Record, step: str, measure: str = "tensors") -> float:
-    """Bytes at the peak of a step, with the network that it is given."""
-    return record[step][measure] + record["bytes"]
+    """Bytes at the peak of a step, with the network that it is given; of what grows with its inputs, without it."""
+    return record[step][measure] + (0 if step in ("analyse", "predict") else record["bytes"])
 
 
 def fits(records: Sequence[Record]) -> list[list[str]]:
