@@ -40,12 +40,15 @@ docs: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(RUN)/python -m benchmarks.draw_and_kl
 	$(RUN)/python -m benchmarks.attach_plan
-	$(RUN)/python -m benchmarks.speed_of_shrunk
+	$(RUN)/python -m benchmarks.speed_of_shrunk --threads 1
 	$(RUN)/python -m benchmarks.training_step
 	$(RUN)/python -m benchmarks.prediction
 	$(RUN)/python -m benchmarks.shrink_while_training --threads 1
 	$(RUN)/python -m benchmarks.integrations --threads 1
 	$(RUN)/python -m benchmarks.target --threads 1
+	$(RUN)/python -m benchmarks.scaling --threads 1 --large
+	$(RUN)/python -m benchmarks.kills --threads 1
+	$(RUN)/python -m benchmarks.lost_process --threads 1
 
 clean:
 	rm -rf $(VENV) $(ZOO) site
