@@ -6,6 +6,7 @@ import doctest
 import json
 import os
 import signal
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -182,3 +183,16 @@ def test_the_page_is_what_the_results_say() -> None:
     values = json.loads(page.RESULTS.read_text(encoding="utf-8"))
     assert page.PAGE.read_text(encoding="utf-8") == page.render(values), "run: python -m zoo --page"
     assert not [n["key"] for n in values["networks"] if n["dither"]["result"] == "wrong"]
+
+
+def test_the_readme_says_what_the_results_say() -> None:
+    networks = json.loads(page.RESULTS.read_text(encoding="utf-8"))["networks"]
+    ours, theirs = (Counter(page.ENDS[n[side]["result"]] for n in networks) for side in ("dither", "rival"))
+    slow = theirs["crash"] + theirs["timeout"]
+    text = " ".join((page.ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert f"{len(networks)} networks of torchvision, timm and transformers" in text
+    assert f"{ours['right']} exact (to 3e-15 of the scale), {ours['refused']} refused, none wrong" in text
+    assert max(n["dither"].get("difference", 0.0) for n in networks) <= 3e-15
+    assert max(n["dither"]["analyse_s"][1] for n in networks) < 3
+    assert f"{theirs['right']} right, {theirs['wrong']} wrong without a word, {slow} crashed or over a minute" in text
+    assert f"{theirs['refused']} unchanged" in text
