@@ -293,7 +293,11 @@ class Calls(RuleBasedStateMachine):
                 for n, p in small.named_parameters()
                 if n in dict(whole.named_parameters())
             )
-        self.net, self.optimizer, self.steps = small, None, [step for step in self.steps if step is batchnorm.convert]
+        self.net, self.optimizer, self.steps = (
+            small,
+            None,
+            [step for step in self.steps if step in (batchnorm.convert, batchnorm.revert)],
+        )
         return None
 
     def shrink_while_training(self, around: Any) -> None:
@@ -355,9 +359,8 @@ class Calls(RuleBasedStateMachine):
         made = self.ask(batchnorm.revert, around=around)
         if made is not None:
             assert [bits(t) for t in answer(made, self.x)] == [bits(t) for t in answer(self.net, self.x)]
-            if batchnorm.convert in self.steps:
-                self.steps.remove(batchnorm.convert)
             self.net, self.optimizer = made, None
+            self.steps.append(batchnorm.revert)
 
     @precondition(lambda self: self.converted)
     @rule(around=contexts, num_samples=st.integers(1, 4))

@@ -97,6 +97,25 @@ def test_a_fitted_network_in_half_precision_predicts(dtype: torch.dtype, affine:
         torch.testing.assert_close(found.probs.float(), exact.probs, rtol=0, atol=0.02)
 
 
+@pytest.mark.parametrize("law", [batchnorm.Factorized(), batchnorm.Empirical(), batchnorm.Correlated(rank=2)], ids=str)
+def test_a_fitted_network_that_shrinks_draws_what_its_masked_one_draws(law: batchnorm.Law, tmp_path: Path) -> None:
+    net = batchnorm.convert(normed())
+    batchnorm.fit(net, batches(), law=law)
+    x = torch.randn(5, 2, 4, 4)
+    noisy = pruning.attach(net, x)
+    with torch.no_grad():
+        pruning.gates(noisy)["0"].log_scale[:2] = 3.0
+    plan = pruning.plan(noisy, x)
+    small, whole = pruning.shrink(noisy, plan, x), pruning.masked(noisy, plan)
+    assert small[1].statistics.loc_mean.shape == (1, 2)
+    exact = batchnorm.Empirical in type(law).__mro__  # the others draw one number for each channel that is there
+    samples = [dither.predict(n, x, 4, generator=torch.Generator().manual_seed(1)).probs for n in (small, whole)]
+    assert not exact or torch.allclose(*samples, rtol=0, atol=1e-5)
+    dither.save(small, tmp_path / "net.safetensors")
+    again = dither.load(batchnorm.convert(normed()), tmp_path / "net.safetensors")
+    assert torch.equal(dither.predict(again, x, 4, generator=torch.Generator().manual_seed(1)).probs, samples[0])
+
+
 def test_a_fitted_network_in_another_dtype_comes_back(tmp_path: Path) -> None:
     net = batchnorm.convert(normed())
     batchnorm.fit(net, batches())

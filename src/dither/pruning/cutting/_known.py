@@ -67,7 +67,14 @@ def _group_norm(m: Any, s: Slices) -> None:
 
 
 def _norm(m: Any, s: Slices) -> None:
-    (m.num_features,) = s.shape(m.weight if m.affine else m.running_mean)
+    tensor = m.weight if m.affine else m.running_mean
+    (m.num_features,) = s.shape(tensor)
+    if isinstance(
+        fitted := getattr(m, "statistics", None), nn.Module
+    ):  # of dither.batchnorm: no pass in eval reads them
+        for name, value in list(fitted.named_buffers()):
+            if value.ndim > 1:  # (..., channels)
+                setattr(fitted, name, value.index_select(-1, s.index(tensor, 0).to(value.device)))
 
 
 def _layer_norm(m: Any, s: Slices) -> None:
