@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -220,7 +220,7 @@ def _structured(header: Header, net: nn.Module, path: str | os.PathLike[str]) ->
     from .pruning import apply_shrunk
 
     try:
-        small = apply_shrunk(net, header.shrunk)
+        small = apply_shrunk(net, _left(header.shrunk, _shrunk(net)))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
             f"{os.fspath(path)} was shrunk from another network than this {header.class_name} ({brief(repr(error))}). "
@@ -228,6 +228,14 @@ def _structured(header: Header, net: nn.Module, path: str | os.PathLike[str]) ->
         ) from error
     small.dither_shrunk = dict(header.shrunk)  # pyright: ignore[reportArgumentType] (a plain attribute)
     return small
+
+
+def _left(record: Mapping[str, Any], done: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The steps of a record behind those that the network has been through: noise may be put on a shrunk one again."""
+    before = record.get("before")
+    if done is None or not isinstance(before, Mapping):
+        return record
+    return {**record, "before": None if before == done else _left(cast("Mapping[str, Any]", before), done)}
 
 
 def _make_room(header: Header, net: nn.Module, path: str | os.PathLike[str]) -> None:

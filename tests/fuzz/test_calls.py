@@ -128,6 +128,26 @@ def test_a_fitted_network_in_another_dtype_comes_back(tmp_path: Path) -> None:
         assert {n: t.dtype for n, t in made.state_dict().items()} == {n: t.dtype for n, t in net.state_dict().items()}
 
 
+def test_a_shrunk_network_with_noise_again_that_shrinks_while_it_trains_comes_back(tmp_path: Path) -> None:
+    x, noisy = torch.randn(4, 2, 4, 4), nn.Module()
+    small = normed()
+    for step in range(2):
+        noisy = pruning.attach(small, x)
+        with torch.no_grad():
+            pruning.gates(noisy)["0"].log_scale[0] = 3.0
+        plan = pruning.plan(noisy, x)
+        if step == 0:
+            small = pruning.shrink(noisy, plan, x)
+            dither.save(small, tmp_path / "small.safetensors")
+        else:
+            noisy, _ = pruning.shrink(noisy, plan, x, optimizer=torch.optim.SGD(noisy.parameters(), 0.1))
+    dither.save(noisy, tmp_path / "noisy.safetensors")
+    fresh = pruning.attach(dither.load(normed(), tmp_path / "small.safetensors"), x)
+    again = dither.load(fresh, tmp_path / "noisy.safetensors")
+    assert again[0].weight.shape[0] == 2
+    assert torch.equal(again.eval()(x), noisy.eval()(x))
+
+
 def test_cost_inside_inference_mode() -> None:
     net = nn.Sequential(weight_norm(nn.Linear(5, 6)), nn.ReLU(), nn.Linear(6, 3))
     with torch.inference_mode():
