@@ -15,7 +15,7 @@ from dither.pruning import LogNormalNoise
 from tests.cases import conv
 from tests.pruning.test_cases import assert_same, drown_half
 
-NETWORKS = 60
+NETWORKS = 30  # beside the 200 of test_random.py, which have other steps
 LOSE = 0.3  # at least this share of all networks loses channels, and a tenth of them constants
 STREAM = [  # one tensor in, one of the same shape out
     lambda a: a + 1.0,

@@ -2,10 +2,7 @@
 
 import dataclasses
 import json
-import os
 import shutil
-import subprocess
-import sys
 from io import StringIO
 from pathlib import Path
 
@@ -160,35 +157,3 @@ def test_the_kl_is_divided_by_the_number_of_training_images(tmp_path: Path) -> N
     net = Run(tmp_path, recipe, images=images).gated()
     row = json.loads((tmp_path / "history.jsonl").read_text())
     assert row["kl"] == pytest.approx(2.0 * pruning.kl(net, {"conv1": 3.0}).item() / 10, rel=1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_two_processes_decide_the_same_as_one(tmp_path: Path) -> None:
-    """Every process gets half of every batch; the averaged gradient is that of the whole batch."""
-    fit = Fit(epochs=1, batch_size=32, lr=1e-3)
-    recipe = dataclasses.replace(RECIPE, base=fit, prune=fit, channels_last=False)
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import sys\nfrom dither.training import Recipe, Run\n"
-        "if __name__ == '__main__':\n    run = Run(sys.argv[1], Recipe.read(sys.argv[2]), threads=1)\n"
-        "    assert run.accelerator.num_processes == 2\n    run.prune()\n"
-    )
-    (tmp_path / "recipe.json").write_text(recipe.to_json())
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    folder = tmp_path / "two"
-    done = subprocess.run(
-        [*command, str(folder), str(tmp_path / "recipe.json")],
-        env=environment,
-        check=False,
-        timeout=1000,
-        capture_output=True,
-    )
-    assert done.returncode == 0, done.stderr.decode()[-2000:]
-    Run(tmp_path / "one", recipe, threads=1).prune()
-    plans = [json.loads((path / "plan.json").read_text()) for path in (tmp_path / "one", folder)]
-    assert plans[0]["spaces"][0]["kept"] == plans[1]["spaces"][0]["kept"]
-    nets = [dither.load(make_model("digits"), path / "base.safetensors") for path in (tmp_path / "one", folder)]
-    for one, two in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
-        torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-5)
