@@ -8,10 +8,10 @@ PIP := $(RUN)/python -m pip install -qq --disable-pip-version-check -c constrain
 ZOO ?= .venv-zoo
 ZOO_JOBS ?= 1
 
-.PHONY: help demo test test-zoo lint types docs bench clean
+.PHONY: help demo test test-slow test-zoo lint types docs bench clean
 help:
 	@echo "make demo    prune a network on the embedded digits, and let one doubt (first run installs)"
-	@echo "make test    run all tests (first run installs)"
+	@echo "make test    run the tests (first run installs); make test-slow    those that take long"
 	@echo "make test-zoo    180 networks of torchvision, timm and transformers, beside Torch-Pruning; writes docs/zoo.md (an hour)"
 	@echo "make lint types docs    ruff, pyright, mkdocs;   make bench    the benchmarks"
 
@@ -19,7 +19,11 @@ demo: $(VENV)/.train
 	$(RUN)/dither demo
 
 test: $(VENV)/.dev
-	$(RUN)/python -m pytest -n $(WORKERS)
+	$(RUN)/python -m pytest -n $(WORKERS) -m "not slow"
+
+# Whole studies, killed trainings, most of the thousand random networks. CI runs both.
+test-slow: $(VENV)/.dev
+	$(RUN)/python -m pytest -n $(WORKERS) -m slow
 
 # Its own environment and its own constraints: a newer torch, and libraries that nothing else here needs. It goes on where
 # it was interrupted: ZOO_JOBS networks at a time, each with one thread; see python -m zoo --help.

@@ -13,7 +13,10 @@ HERE = Path(networks.__file__).parent
 NAMES = [p.stem for p in sorted(HERE.glob("*.py")) if p.stem not in {"__init__", "networks", "report"}]
 
 
-@pytest.mark.parametrize("name", NAMES)
+SLOW = {"kills", "lost_process", "target", "integrations"}  # whole trainings, also as other processes
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in NAMES])
 def test_smoke(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     before = {p: p.read_bytes() for p in [HERE / "README.md", *HERE.glob("results/*")]}
     monkeypatch.setattr(sys, "argv", [name, "--smoke", "--threads", "1"])

@@ -36,6 +36,7 @@ RECORDS = [
 
 
 @ON_LINUX
+@pytest.mark.slow
 def test_smoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     written = [HERE / "README.md", scaling.PAGE, *HERE.glob("results/*")]
     before = {path: path.read_bytes() for path in written}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,11 @@ HOW = settings(
     phases=(Phase.generate, Phase.shrink),
     suppress_health_check=list(HealthCheck),
 )
+
+
+def blocks(number: int) -> list[Any]:
+    """A quarter of them in the quick tests."""
+    return [pytest.param(block, marks=[pytest.mark.slow] * (block >= number // 4)) for block in range(number)]
 
 
 def lost_by(check: Callable[[Program], bool], block: int, noisy: bool) -> int:
@@ -74,11 +80,11 @@ def placed(program: Program) -> bool:
     return smaller(small, whole)
 
 
-@pytest.mark.parametrize("block", range(ATTACHED))
+@pytest.mark.parametrize("block", blocks(ATTACHED))
 def test_attached_noise_is_exact_or_refused(block: int) -> None:
     assert lost_by(attached, block, noisy=False) >= LEAST * EACH
 
 
-@pytest.mark.parametrize("block", range(PLACED))
+@pytest.mark.parametrize("block", blocks(PLACED))
 def test_placed_noise_is_exact_or_refused(block: int) -> None:
     assert lost_by(placed, block, noisy=True) >= LEAST * EACH

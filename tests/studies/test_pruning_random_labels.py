@@ -8,6 +8,7 @@ import pytest
 from studies.pruning_random_labels import settings, study
 
 
+@pytest.mark.slow
 def test_smoke_run_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study.main(["--smoke", "--out", str(tmp_path)])
     first = (tmp_path / "results.json").read_text(encoding="utf-8")

@@ -20,6 +20,7 @@ FIELDS = {
 
 
 # On so few images a temperature may have no optimum.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the held-out data have no best temperature")
 def test_smoke_run_from_training_to_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--smoke", "--out", str(tmp_path), "--dense", str(tmp_path / "none")]
