@@ -29,7 +29,7 @@ CHECKS = {
 }
 
 
-@pytest.fixture(scope="session", params=[2, 3], ids="{} processes".format)
+@pytest.fixture(scope="session", params=[2, pytest.param(3, marks=pytest.mark.slow)], ids="{} processes".format)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a job has left its files."""
     base = tmp_path_factory.getbasetemp()

@@ -12,6 +12,7 @@ from tests.integrations import check_lightning
 # Lightning's advice, and its use of torch
 @pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers:UserWarning")
 @pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated")
+@pytest.mark.slow
 def test_two_processes_are_one(tmp_path: Path) -> None:
     one = check_lightning.train(0, 1)
     two = run({"train": check_lightning.train}, 2, tmp_path)
