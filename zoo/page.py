@@ -72,7 +72,14 @@ def render(values: dict[str, Any]) -> str:
     libraries = ", ".join(f"{name} {number}" for name, number in values["versions"].items())
     head = HEAD.format(number=len(networks), limit=LIMITS["rival"], machine=values["machine"], versions=libraries,
                        seed=values["seed"], code=", ".join(values["code"]))  # fmt: skip
-    parts = [head, "## Summary\n", _table(*_summary(networks)), _extremes(networks), _goals(values)]
+    parts = [
+        head,
+        *([f"{values['note']}\n"] if "note" in values else []),
+        "## Summary\n",
+        _table(*_summary(networks)),
+        _extremes(networks),
+        _goals(values),
+    ]
     parts += ["## What stays whole, and why\n", _table(*_reasons(networks))]
     for library in dict.fromkeys(_library(n) for n in networks):
         rows = [_row(n) for n in networks if _library(n) == library]
