@@ -76,11 +76,11 @@ def stages(block: type[Basic | Bottleneck], width: int, depths: list[int], noise
     return nn.Sequential(*blocks), last
 
 
-def resnet18(width: int = 32, *, noise: bool = False) -> nn.Module:
+def resnet18(width: int = 32, classes: int = 10, *, noise: bool = False) -> nn.Module:
     """ResNet-18 for 32x32 images: a 3x3 stem, no pooling before the stages."""
     body, last = stages(Basic, width, [2, 2, 2, 2], noise)
     stem = [nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), after_relu(width, noise)]
-    return nn.Sequential(*stem, body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(last, 10))
+    return nn.Sequential(*stem, body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(last, classes))
 
 
 def resnet50(width: int = 64, depths: tuple[int, ...] = (3, 4, 6, 3)) -> nn.Module:
