@@ -50,6 +50,7 @@ def vgg(
 vgg16 = partial(vgg, VGG16, 1.0, 512)
 vgg16_half = partial(vgg, VGG16, 0.5, 512)
 vgg16_quarter = partial(vgg, VGG16, 0.25, 512)
+vgg16_tiny = partial(vgg, VGG16, 0.0625, 512)  # for trying programs
 vgg11_quarter = partial(vgg, VGG11, 0.25)
 vgg11_quarter_dropout = partial(vgg, VGG11, 0.25, dropout=0.1)
 resnet18_16 = partial(resnet18, 16)

@@ -30,7 +30,7 @@ import dither
 from dither import pruning
 from dither.training import Images, Run, Score, evaluate
 from dither.training._report import machine, versions
-from studies.fill import fill
+from studies.fill import fill, spread
 from studies.pruning_lenet_mnist.settings import WIDTHS
 from studies.pruning_lenet_mnist.study import enlarged_digits, mnist
 
@@ -157,9 +157,3 @@ def make_table(records: list[dict[str, Any]]) -> str:
     return "\n".join(
         [*lines, "", f"Mean ± standard deviation over {seeds} seeds, right after removal, on the test images."]
     )
-
-
-def spread(records: list[dict[str, Any]], key: str) -> str:
-    values = [record[key] for record in records]
-    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{deviation}"

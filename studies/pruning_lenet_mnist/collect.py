@@ -6,7 +6,6 @@ Latencies are measured here, not while runs share the machine: original and shru
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import statistics
 import sys
@@ -19,7 +18,7 @@ import dither
 from dither._cost import compare
 from dither.training import Recipe, make_model
 from dither.training._report import machine, versions
-from studies.fill import fill
+from studies.fill import fill, fill_docstring, spread
 from studies.pruning_lenet_mnist.settings import WIDTHS
 
 if sys.version_info >= (3, 11):
@@ -48,7 +47,7 @@ def collect(runs: Path, target: Path, *, threads: int) -> None:
     if target == HERE:
         fill(HERE / "README.md", HERE.name, table)
         fill(HERE.parents[1] / "README.md", HERE.name, table)
-        fill_docstring(HERE / "study.py", records)
+        fill_docstring(HERE / "study.py", docstring_lines(records))
 
 
 def measured(folder: Path) -> list[dict[str, Any]]:
@@ -119,14 +118,8 @@ def cells(net: str, records: list[dict[str, Any]]) -> str:
     return " | ".join([spread(records, "error_pct"), middle, *(f"{spread(records, key)}x" for key in ratios)])
 
 
-def spread(records: list[dict[str, Any]], key: str) -> str:
-    values = [record[key] for record in records]
-    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{deviation}"
-
-
-def fill_docstring(path: Path, records: list[dict[str, Any]]) -> None:
-    """Writes the measured row into the study's own first lines."""
+def docstring_lines(records: list[dict[str, Any]]) -> list[str]:
+    """The measured rows for the study's first lines."""
     lines: list[str] = []
     for net, title in NAMES.items():
         mine = [record for record in records if record["net"] == net and record["method"] == "sbp"]
@@ -134,6 +127,4 @@ def fill_docstring(path: Path, records: list[dict[str, Any]]) -> None:
             error, widths, macs, _, _, batch64 = cells(net, mine).split(" | ")
             lines.append(f"{title:13} {error} % error, widths {widths}, {macs} fewer MACs, CPU {batch64} (batch 64)")
     seeds = len({record["seed"] for record in records})
-    ours = "Ours:    " + "\n         ".join([*lines, f"means over {seeds} seeds (results.json)"]) + "\n"
-    text = path.read_text(encoding="utf-8")
-    path.write_text(re.sub(r"Ours:    .*?\n(?=Run:)", lambda _: ours, text, count=1, flags=re.DOTALL), encoding="utf-8")
+    return [*lines, f"means over {seeds} seeds (results.json)"]

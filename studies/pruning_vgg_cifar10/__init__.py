@@ -1,0 +1,1 @@
+"""Structured Bayesian Pruning of a VGG-like network on CIFAR-10."""

@@ -1,0 +1,179 @@
+"""From finished runs to results.json, the table and the figure.
+
+Times are measured here, in turns, not while runs share the machine.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import dither
+from dither import figures
+from dither.figures import _style as style
+from dither.training import Recipe, make_model
+from dither.training._report import machine, versions
+from studies.fill import fill, fill_docstring, spread
+from studies.pruning_vgg_cifar10.settings import Plan
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+HERE = Path(__file__).parent
+REPEATS = 100
+PAPER = {"base": "paper, original", "sbp": "paper, SBP", "sbpa": "paper, SBPa"}
+AFTER = "sbp, not fine-tuned"  # what a run's report calls the network right after removal
+
+
+def collect(runs: Path, target: Path, plans: dict[str, Plan], *, threads: int) -> None:
+    """Measures every complete run under ``runs`` and writes everything that is committed into ``target``."""
+    torch.set_num_threads(threads)
+    records = [
+        measured(path.parent, net, row)
+        for net, plan in plans.items()
+        for row in plan.rows
+        for path in sorted(runs.glob(f"{net}-{row}-*/report.json"))
+    ]
+    if not records:
+        raise SystemExit(f"no finished run in {runs}; train some first, see --help")
+    results = {"machine": machine(), "versions": versions(), "records": records}
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    for net, plan in plans.items():
+        if any(record["net"] == net for record in records):
+            figures.save(draw(records, net, plan), target / f"{net}.png")
+    table = make_table(records, plans)
+    print(table)
+    if target == HERE:
+        fill(HERE / "README.md", HERE.name, table)
+        fill_docstring(HERE / "study.py", docstring_lines(records, plans))
+
+
+def measured(folder: Path, net: str, row: str) -> dict[str, Any]:
+    """What became of one run, with times measured now."""
+    records = {r["method"]: r for r in json.loads((folder / "report.json").read_text(encoding="utf-8"))["records"]}
+    recipe = Recipe.read(folder / "recipe.json")
+    original, small = (
+        dither.load(make_model(recipe.model), folder / f"{name}.safetensors").eval() for name in ("base", "small")
+    )
+    torch.manual_seed(0)
+    cost = dither.compare(original, small, torch.rand(1, 3, 32, 32), batch_sizes=(1, 64), repeats=REPEATS, warmup=10)
+    final, base = records["sbp"], records["original"]
+    times = {
+        f"latency_{what}_b{size}": value
+        for size in (1, 64)
+        for what, value in (
+            ("ms", cost.small.latency[size].median * 1e3),
+            ("ratio", cost.speedup[size].median),
+            ("ms_base", cost.original.latency[size].median * 1e3),
+        )
+    }
+    return {
+        "net": net,
+        "row": row,
+        "seed": recipe.seed,
+        "error_pct": final["error_pct"],
+        "nll": final["nll"],
+        "base_error_pct": base["error_pct"],
+        "base_nll": base["nll"],
+        "change_pct": final["error_pct"] - base["error_pct"],
+        "error_after_removal_pct": records.get(AFTER, final)["error_pct"],
+        **{key: final[key] for key in ("widths", "params", "macs", "macs_ratio", "params_ratio")},
+        "totals": base["widths"],
+        "base_macs": base["macs"],
+        **times,
+        "epochs": {name: getattr(recipe, name).epochs for name in ("base", "prune", "finetune")},
+    }
+
+
+def make_table(records: list[dict[str, Any]], plans: dict[str, Plan]) -> str:
+    """Paper and measurement side by side; means and standard deviations over seeds."""
+    lines = [
+        "| network | | test error, % | against its base | right after removal, % | kept channels | MACs | parameters | "
+        "CPU, batch 1 | CPU, batch 64 |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in tomllib.loads((HERE / "expected.toml").read_text(encoding="utf-8"))["row"]:
+        change = "" if row["method"] == "base" else f"{row['error_pct'] - 7.2:+.1f}"
+        lines.append(
+            f"| VGG-like | {PAPER[row['method']]} | {row['error_pct']:.1f} | {change} | | {row['widths']} | "
+            f"{row['macs_ratio']:.2f}x | | | {row['latency_ratio']:.2f}x |"
+        )
+    for net, plan in plans.items():
+        mine = [record for record in records if record["net"] == net]
+        if mine:
+            base = {record["seed"]: record for record in mine}.values()
+            widths = "-".join(map(str, mine[0]["totals"].values()))
+            lines.append(
+                f"| {plan.title} | base, {plan.base.epochs} epochs | {spread(base, 'base_error_pct')} | | | {widths} | "
+                "1x | 1x | 1x | 1x |"
+            )
+        for row, settings in plan.rows.items():
+            if same := [record for record in mine if record["row"] == row]:
+                lines.append(f"| {plan.title} | {settings.title} | {cells(same)} |")
+    seeds = sorted({record["seed"] for record in records})
+    made, on = versions(), machine()
+    lines += [
+        "",
+        f"Test images, seeds {', '.join(map(str, seeds))}. After the base: {plan_epochs(records)}. MACs, parameters "
+        f"and times: base divided by pruned, so above 1 is saved. Times: {on['cpu']}, {on['threads']} thread(s), torch "
+        f"{made['torch']}, medians of {REPEATS} passes in turns; the column of the paper is its own CPU.",
+    ]
+    return "\n".join(lines)
+
+
+def plan_epochs(records: list[dict[str, Any]]) -> str:
+    pruned = next((r["epochs"] for r in records if r["epochs"]["prune"]), records[0]["epochs"])
+    return f"{pruned['prune']} epochs under noise and {pruned['finetune']} of fine-tuning"
+
+
+def cells(records: list[dict[str, Any]]) -> str:
+    columns = zip(*(record["widths"].values() for record in records), strict=True)
+    widths = "-".join(f"{sum(column) / len(column):.0f}" for column in columns)
+    ratios = ("macs_ratio", "params_ratio", "latency_ratio_b1", "latency_ratio_b64")
+    change = sum(record["change_pct"] for record in records) / len(records)
+    return " | ".join(
+        [
+            spread(records, "error_pct"),
+            f"{change:+.2f}",
+            spread(records, "error_after_removal_pct"),
+            widths,
+            *(f"{spread(records, key)}x" for key in ratios),
+        ]
+    )
+
+
+def docstring_lines(records: list[dict[str, Any]], plans: dict[str, Plan]) -> list[str]:
+    lines: list[str] = []
+    for net, plan in plans.items():
+        for row, settings in plan.rows.items():
+            if mine := [record for record in records if (record["net"], record["row"]) == (net, row)]:
+                lines.append(
+                    f"{plan.title}, {settings.title}: {spread(mine, 'error_pct')} % (base "
+                    f"{spread(mine, 'base_error_pct')} %), {spread(mine, 'macs_ratio')}x fewer MACs, CPU "
+                    f"{spread(mine, 'latency_ratio_b64')}x"
+                )
+    return [*lines, "seeds and times: results.json"]
+
+
+def draw(records: list[dict[str, Any]], net: str, plan: Plan) -> Any:
+    """The share of the channels that each layer keeps, first seed of every row."""
+    figure, (axes,) = style.new_figure(4.2)
+    shown = {
+        settings.title: next(r for r in records if (r["net"], r["row"]) == (net, row))
+        for row, settings in plan.rows.items()
+        if settings.noise is not None and any((r["net"], r["row"]) == (net, row) for r in records)
+    }
+    for title, record, look in style.styled(shown):
+        shares = [100 * record["widths"][name] / total for name, total in record["totals"].items()]
+        axes.plot(range(1, len(shares) + 1), shares, marker="o", markersize=4, label=title, **look)
+    axes.set_ylim(0, 102)
+    style.label(axes, x="layer", y="channels kept, %")
+    style.legend(figure, axes)
+    return figure

@@ -1,0 +1,95 @@
+"""What is trained. Choices were made on the last 5,000 training images (choice.md)."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from dither.training import Fit, Noise, Recipe
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table.
+
+    Attributes:
+        title: for people.
+        noise: how it is pruned. None: the base network, trained on for as many epochs without noise.
+    """
+
+    title: str
+    noise: Noise | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One network of the study.
+
+    Attributes:
+        model: as :func:`dither.training.make_model` takes it.
+        title: for people.
+        rows: by name; all start from the same trained network.
+        base: training of that network.
+        prune: training under noise.
+        finetune: training of what is left.
+        validation: held-out training images.
+        data: for the recipes; the images may come from a local copy.
+    """
+
+    model: str
+    title: str
+    rows: dict[str, Row]
+    base: Fit
+    prune: Fit
+    finetune: Fit
+    validation: int = 5000
+    data: str = "uoft-cs/cifar10"
+
+    def base_recipe(self, seed: int) -> Recipe:
+        return Recipe(
+            self.model,
+            self.data,
+            base=self.base,
+            prune=dataclasses.replace(self.prune, epochs=0),
+            validation=self.validation,
+            seed=seed,
+            mixed_precision="bf16",
+            channels_last=True,
+        )
+
+    def recipe(self, row: str, seed: int) -> Recipe:
+        recipe, noise = self.base_recipe(seed), self.rows[row].noise
+        if noise is None:
+            epochs = self.prune.epochs + self.finetune.epochs
+            return dataclasses.replace(recipe, finetune=dataclasses.replace(self.finetune, epochs=epochs))
+        return dataclasses.replace(recipe, prune=self.prune, noise=noise, finetune=self.finetune)
+
+
+BASE = Fit(epochs=20, batch_size=125, lr=1e-3, decay_from=0.0, weight_decay=0.05, shift=4, flip=True)
+PRUNE = dataclasses.replace(BASE, epochs=10, decay_from=0.5)
+FINETUNE = dataclasses.replace(BASE, epochs=8)
+NOISE = Noise(gate_lr=2e-2, batchnorm="reestimate", shrink_every=2)
+ROWS = {
+    "longer": Row("trained on, no noise", None),
+    "sbp": Row("SBP", NOISE),
+    "sbpa": Row("SBPa, weights by hand", dataclasses.replace(NOISE, kl_weights="sbpa")),
+    "macs": Row("SBP, weights by MACs", dataclasses.replace(NOISE, kl_weights="macs", kl_weight=0.01)),
+    "latency": Row("SBP, weights by time", dataclasses.replace(NOISE, kl_weights="latency", kl_weight=0.01)),
+}
+PLANS = {
+    "half": Plan("studies.networks:vgg16_half", "VGG-like, half width", ROWS, BASE, PRUNE, FINETUNE),
+    "full": Plan("studies.networks:vgg16", "VGG-like", ROWS, BASE, PRUNE, FINETUNE),
+}
+_SHORT = Fit(epochs=2, batch_size=100)
+# Gates that hurry, so that there is something to remove after 22 steps.
+_HURRY = dataclasses.replace(NOISE, gate_lr=0.5, kl_weight=0.05, shrink_every=0)
+SMOKE = Plan(
+    "studies.networks:vgg16_tiny",
+    "VGG-like, a sixteenth of the width",
+    {"longer": ROWS["longer"], "sbp": Row("SBP", _HURRY)},
+    base=_SHORT,
+    prune=_SHORT,
+    finetune=dataclasses.replace(_SHORT, epochs=1),
+    validation=300,
+    data="digits",
+)
