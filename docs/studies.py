@@ -13,7 +13,7 @@ LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)#]+)\)", re.S)
 
 def on_files(files: Files, *, config: Any) -> None:
     """Add studies/<name>/README.md, what it links to and what it shows."""
-    for path in sorted((ROOT / "studies").glob("*/**/*")) + [ROOT / "benchmarks" / "README.md"]:
+    for path in [*sorted((ROOT / "studies").glob("*/**/*")), ROOT / "benchmarks" / "README.md"]:
         if path.suffix in SHOWN:
             name = path.relative_to(ROOT).as_posix()
             files.append(File.generated(config, name, abs_src_path=str(path)))
