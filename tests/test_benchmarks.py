@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from benchmarks import networks, report
+from benchmarks import networks, per_example, report
+from dither.distributions import LogUniform, TruncatedLogNormal
+from tests.distributions.test_sampling import assert_uniform
 
 HERE = Path(networks.__file__).parent
-NAMES = [p.stem for p in sorted(HERE.glob("*.py")) if p.stem not in {"__init__", "networks", "report"}]
+NAMES = [p.stem for p in sorted(HERE.glob("*.py")) if p.stem not in {"__init__", "networks", "per_example", "report"}]
 
 
 SLOW = {"kills", "lost_process", "target", "integrations"}  # whole trainings, also as other processes
@@ -47,3 +50,45 @@ def test_section_of_the_readme(tmp_path: Path) -> None:
     )
     with pytest.raises(SystemExit, match="no line <!-- bench:z -->"):
         report.replace_section(file, "z", "new")
+
+
+# μ and log σ of one channel each; the first is where training begins.
+CHANNELS = [(0.0, -5.0), (-3.0, -0.7), (-1.0, 0.7), (-5.0, 2.0)]
+
+
+def per_example_layer() -> tuple[per_example.PerExampleNoise, TruncatedLogNormal]:
+    layer = per_example.PerExampleNoise(len(CHANNELS)).double()
+    with torch.no_grad():
+        for parameter, values in zip((layer.loc, layer.log_scale), zip(*CHANNELS, strict=True), strict=True):
+            parameter.copy_(torch.tensor(values))
+    return layer, TruncatedLogNormal(layer.loc.detach(), layer.log_scale.detach().exp())
+
+
+def test_the_noise_per_example_has_the_law_of_the_library() -> None:
+    layer, law = per_example_layer()
+    with torch.no_grad():
+        theta = layer.draw(100_000)
+        torch.testing.assert_close(layer.kl(), torch.distributions.kl_divergence(law, LogUniform()).sum())
+    for column in law.cdf(theta).T:
+        assert_uniform(column, failure_rate=1e-7)
+    error = (theta.mean(0) - law.mean) / (theta.std(0) / len(theta) ** 0.5)
+    assert error.abs().max() < 5.7, "a mean that far off: once in 10 million runs for each channel"
+    torch.testing.assert_close(theta.mean(0) / theta.std(0), law.snr, rtol=0.03, atol=0)  # 6 standard errors or more
+
+
+def test_the_noise_per_example_is_drawn_for_every_example_and_channel() -> None:
+    layer, _ = per_example_layer()
+    theta = layer(torch.ones(3, len(CHANNELS), 2, 2, dtype=torch.float64))
+    torch.testing.assert_close(theta, theta[:, :, :1, :1].expand_as(theta), rtol=0, atol=0)
+    assert theta[:, :, 0, 0].unique().numel() == 3 * len(CHANNELS)
+
+
+def test_the_noise_per_example_trains_behind_every_convolution() -> None:
+    plain = networks.resnet18(4)
+    net = per_example.behind_convolutions(networks.resnet18(4))
+    assert [c.out_channels for c in net.modules() if isinstance(c, torch.nn.Conv2d)] == [
+        len(m.loc) for m in net.modules() if isinstance(m, per_example.PerExampleNoise)
+    ]
+    assert len([*net.parameters()]) == len([*plain.parameters()]) + 2 * 20  # a stem, 16 in blocks, 3 in shortcuts
+    (F.cross_entropy(net(torch.randn(4, 3, 32, 32)), torch.arange(4)) + per_example.kl(net)).backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in net.parameters())
