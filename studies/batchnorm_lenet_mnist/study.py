@@ -19,24 +19,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import torch
-from rich.console import Console
 
-from dither.training import Images, Run, load_images
+from dither.training import Images, load_images
 from studies.batchnorm_lenet_mnist.collect import collect
-from studies.batchnorm_lenet_mnist.evaluate import (
-    Network,
-    Questions,
-    ask,
-    curve,
-    files,
-    noise_batch_size,
-    score,
-    write_record,
-)
-from studies.batchnorm_lenet_mnist.settings import FULL, METHODS, SMOKE, Settings
+from studies.batchnorm_lenet_mnist.settings import FULL, METHODS, SMOKE
+from studies.doubt.run import questions_of, run_one
 from studies.pruning_lenet_mnist.study import enlarged_digits, mnist
 
 OUTSIDE = Path("../shared/data/notmnist")
@@ -71,55 +60,6 @@ def main(arguments: list[str] | None = None) -> None:
     for net in given.net:
         for seed in given.seed or settings.nets[net].seeds:
             run_one(net, seed, out, images, outside, settings, methods=given.method or list(METHODS))
-
-
-def run_one(
-    net: str, seed: int, out: Path, images: dict[str, Images], outside: Images, settings: Settings, methods: list[str]
-) -> None:
-    """Trains one network if it is not there, and asks it; what is complete is not done again."""
-    console = Console()
-    wanted = [name for name in methods if METHODS[name].net == net and seed in (METHODS[name].seeds or (seed,))]
-    network: Network | None = None
-    for name in wanted:
-        if files(out, name, seed)[0].exists():
-            continue
-        if network is None:
-            run = Run(out / f"{net}-{seed}", settings.recipe(net, seed), console=console, images=images)
-            network = Network(run.base(), run.images("train"), settings, seed)
-            questions = questions_of(images, outside, settings)
-        record = answer(name, network, questions, out)
-        numbers = f"{record['error_pct']:.2f} %, NLL {record['nll']:.4f}, AUROC {record['ood_auroc']:.3f}"
-        console.print(f"{net}, seed {seed}, {name}: {numbers}", highlight=False)
-
-
-def answer(name: str, network: Network, questions: Questions, out: Path) -> dict[str, Any]:
-    """Asks one method, keeps its predictions beside the record, writes the record last."""
-    method, settings, seed = METHODS[name], network.settings, network.seed
-    net = network.under(method, questions.held_out)
-    count = settings.num_samples if method.sampled else 0
-    answers = ask(net, questions, num_samples=count, groups=settings.groups, seed=seed)
-    path, kept = files(out, name, seed)
-    answers.write(kept)
-    by_samples = curve(answers, settings.checks if count else (1,))
-    record = {
-        "net": settings.nets[method.net].model,
-        "epochs": settings.nets[method.net].epochs,
-        "weight_decay": settings.nets[method.net].weight_decay,
-        "data": settings.data,
-        "ood": Path(questions.outside.name.removesuffix(" (test)")).name,
-        "method": name,
-        "seed": seed,
-        "members": [seed],
-        **score(answers, questions),
-        "noise_batch_size": noise_batch_size(net),
-        "nll_by_samples": {int(n): nll.item() for n, nll in zip(*by_samples[:2], strict=True)},
-    }
-    write_record(path, record)
-    return record
-
-
-def questions_of(images: dict[str, Images], outside: Images, settings: Settings) -> Questions:
-    return Questions(images["train"].split_last(settings.validation)[1], images["test"], outside)
 
 
 def quarter_turn(images: Images) -> Images:

@@ -15,7 +15,7 @@ import dither
 from dither._cost import Spread, ratio, time_in_turns
 from dither.training import Images, make_model
 from dither.training._report import machine, versions
-from studies.batchnorm_lenet_mnist.collect import COLUMNS, fill_docstring, monte_carlo, spread
+from studies.doubt.tables import COLUMNS, fill_docstring, monte_carlo, spread
 from studies.fill import fill
 from studies.small_and_doubtful.settings import METHODS, Plan, under
 

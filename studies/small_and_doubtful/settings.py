@@ -9,9 +9,9 @@ from torch import nn
 
 from dither import batchnorm
 from dither.training import Batches, Fit, Images, Noise, Recipe
-from studies.batchnorm_lenet_mnist.settings import BATCH_SIZE, Settings
 from studies.batchnorm_lenet_mnist.settings import FULL as TRAINED
 from studies.batchnorm_lenet_mnist.settings import SMOKE as TRAINED_SHORTLY
+from studies.doubt.settings import BATCH_SIZE, Settings
 
 
 @dataclass(frozen=True)

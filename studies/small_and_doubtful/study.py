@@ -21,8 +21,9 @@ from rich.console import Console
 
 import dither
 from dither.training import Images, Run, load_images, make_model
-from studies.batchnorm_lenet_mnist.evaluate import ask, files, score, write_record
-from studies.batchnorm_lenet_mnist.study import OUTSIDE, quarter_turn, questions_of
+from studies.batchnorm_lenet_mnist.study import OUTSIDE, quarter_turn
+from studies.doubt.evaluate import ask, score
+from studies.doubt.run import files, questions_of, write_record
 from studies.pruning_lenet_mnist.study import enlarged_digits, mnist
 from studies.small_and_doubtful.collect import collect
 from studies.small_and_doubtful.settings import FULL, METHODS, SMOKE, Plan, under

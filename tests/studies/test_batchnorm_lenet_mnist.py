@@ -10,9 +10,10 @@ import torch
 import dither
 from dither import batchnorm, metrics
 from dither.training import Images, LeNet5BatchNorm
-from studies.batchnorm_lenet_mnist import collect, evaluate, study
-from studies.batchnorm_lenet_mnist.evaluate import Answers, Questions
-from studies.batchnorm_lenet_mnist.settings import ENSEMBLES, METHODS
+from studies.batchnorm_lenet_mnist import collect, study
+from studies.batchnorm_lenet_mnist.settings import ENSEMBLES, FULL, METHODS
+from studies.doubt import evaluate, tables
+from studies.doubt.evaluate import Answers, Questions
 
 FIELDS = {
     *("net", "method", "seed", "error_pct", "nll", "nll_calibrated", "ece", "ood_auroc", "ood_aupr", "ood_fpr95"),
@@ -117,7 +118,7 @@ def test_curve_averages_blocks_of_samples() -> None:
 def test_docstring_is_filled_between_ours_and_run(tmp_path: Path) -> None:
     path = tmp_path / "study.py"
     path.write_text('"""What.\n\nOurs:    old\n         older\nRun:     this\n"""\n')
-    collect.fill_docstring(path, ["new", "newer"])
+    tables.fill_docstring(path, ["new", "newer"])
     assert path.read_text() == '"""What.\n\nOurs:    new\n         newer\nRun:     this\n"""\n'
 
 
@@ -139,5 +140,8 @@ def test_committed_results_have_every_row_and_enough_seeds() -> None:
 
 def test_committed_tables_are_those_of_the_results() -> None:
     results = committed()
-    table = collect.make_table(results["records"], results["pairs"], results["machine"], results["versions"])
+    paper = tables.paper_rows(collect.EXPECTED)
+    table = tables.make_table(
+        results["records"], results["pairs"], FULL, paper, results["machine"], results["versions"]
+    )
     assert table in (collect.HERE / "README.md").read_text()

@@ -1,11 +1,9 @@
-"""One method on one network: predictions for all images, kept in a file, and the record made of them."""
+"""What a network is asked, what it answers, and the numbers of one row of a table."""
 
 from __future__ import annotations
 
-import json
 import math
-import re
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import dither
-from dither import batchnorm, metrics
-from dither.training import Batches, Fit, Images, predict_logits
-from studies.batchnorm_lenet_mnist.settings import BATCH_SIZE, Method, Settings
+from dither import metrics
+from dither.training import Images, predict_logits
 
 ROWS = 250  # in one pass: activations stay within reach of the cache
 
@@ -75,18 +72,28 @@ class Answers:
         return cls(**load_file(path))
 
 
-def ask(net: nn.Module, questions: Questions, *, num_samples: int, groups: int, seed: int) -> Answers:
+def precision(mixed_precision: str) -> AbstractContextManager[object]:
+    """The precision in which a network was trained: "no" or "bf16"."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=mixed_precision == "bf16")
+
+
+def ask(
+    net: nn.Module, questions: Questions, *, num_samples: int, groups: int, seed: int, mixed_precision: str = "no"
+) -> Answers:
     """The same ``num_samples`` networks for all images; 0 is one pass of the mean network."""
     images = questions.all()
     net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     if num_samples:
         generator = torch.Generator().manual_seed(seed)
         x = images.float_batch(slice(None))
-        prediction = dither.predict(net, x, num_samples, generator=generator, max_batch=ROWS)
+        with precision(mixed_precision):
+            prediction = dither.predict(net, x, num_samples, generator=generator, max_batch=ROWS)
         probs, mutual_information = prediction.probs, prediction.mutual_information
         means = probs.unflatten(0, (groups, -1)).mean(1)
     else:
-        probs = means = predict_logits(net, images, channels_last=True).softmax(1)[None]
+        with precision(mixed_precision):
+            logits = predict_logits(net, images, channels_last=True)
+        probs = means = logits.float().softmax(1)[None]
         mutual_information = torch.zeros(len(images))
     inside = probs.split(questions.sizes, 1)[1]
     rows = torch.arange(len(questions.inside))
@@ -138,54 +145,3 @@ def curve(answers: Answers, checks: tuple[int, ...]) -> tuple[Tensor, Tensor, Te
     right = answers.on_target.double().clamp(0, 1)
     probs = torch.stack([right, 1 - right], -1)  # for the NLL all wrong classes are one
     return metrics.nll_by_samples(probs, torch.zeros(probs.shape[1], dtype=torch.int64), checks)
-
-
-@dataclass
-class Network:
-    """A trained network and, once it is needed, its stochastic version; fitted once for all laws."""
-
-    base: nn.Module
-    train: Images
-    settings: Settings
-    seed: int
-    fit_batches: int | None = None  # None is one epoch
-    stochastic: nn.Module | None = None
-
-    def under(self, method: Method, held_out: Images) -> nn.Module:
-        """The network as ``method`` samples it."""
-        if method.law is None:
-            return self.base
-        if self.stochastic is None:
-            self.stochastic = batchnorm.convert(self.base)
-            loader, records = self.batches(self.train), self.settings.records
-            batchnorm.fit(self.stochastic, loader, num_batches=self.fit_batches, records=records)
-        net = batchnorm.rescale(batchnorm.set_law(self.stochastic, method.law()), batch_size=BATCH_SIZE)
-        if method.tuned:
-            generator = torch.Generator().manual_seed(self.seed)
-            loader, count = list(self.batches(held_out, ROWS)), self.settings.tune_samples
-            batchnorm.tune(net, loader, num_samples=count, generator=generator)
-        return net
-
-    def batches(self, images: Images, batch_size: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """One shuffled epoch in the batches of training."""
-        settings = Fit(epochs=1, batch_size=min(batch_size or BATCH_SIZE, len(images)))
-        return Batches(images, settings, self.seed).epoch(0)
-
-
-def noise_batch_size(net: nn.Module) -> float | None:
-    """Batch size whose noise the statistics have now."""
-    layers = [layer for layer in net.modules() if isinstance(layer, batchnorm.StochasticBatchNorm)]
-    return float(layers[0].statistics.batch_size) if layers else None
-
-
-def files(out: Path, method: str, seed: int) -> tuple[Path, Path]:
-    """Where the record and the predictions of a method on a network are kept."""
-    name = re.sub(r"\W+", "_", method)
-    return out / "records" / f"{name}-{seed}.json", out / "predictions" / f"{name}-{seed}.safetensors"
-
-
-def write_record(path: Path, record: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    new.replace(path)

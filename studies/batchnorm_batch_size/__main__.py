@@ -1,0 +1,3 @@
+from studies.batchnorm_batch_size.study import main
+
+main()

@@ -1,0 +1,103 @@
+"""From finished records to results.json, a table and a figure for every network, and the study's own first lines."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from dither import figures
+from dither.figures import _style as style
+from dither.training._report import machine, versions
+from studies.batchnorm_batch_size.settings import LINES, Plan
+from studies.doubt.tables import fill_docstring, monte_carlo, spread
+from studies.fill import fill
+
+HERE = Path(__file__).parent
+METRICS = {"NLL": ("nll", 1, 4), "NLL, calibrated": ("nll_calibrated", 1, 4), "AUROC": ("ood_auroc", 1, 3)}
+Records = list[dict[str, Any]]
+
+
+def collect(out: Path, target: Path, plan: Plan) -> None:
+    """Makes everything that is committed from the records under ``out``, and writes it into ``target``.
+
+    Raises:
+        SystemExit: If there is no record.
+    """
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((out / "records").glob("*.json"))]
+    if not records:
+        raise SystemExit(f"no finished record in {out}; run some networks first, see --help")
+    target.mkdir(parents=True, exist_ok=True)
+    results = {"machine": machine(), "versions": versions(), "records": records}
+    (target / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    lines: list[str] = []
+    for name, asked in plan.networks.items():
+        mine = [record for record in records if record["network"] == name]
+        if not mine:
+            continue
+        figures.save(draw(mine, plan), target / f"{name}.png")
+        table = make_table(mine, plan)
+        print(f"{asked.title}\n\n{table}\n")
+        lines += [f"{asked.title}: {x}" for x in docstring_lines(mine)]
+        if target == HERE:
+            fill(HERE / "README.md", f"{HERE.name}:{name}", table)
+    if target == HERE:
+        fill_docstring(HERE / "study.py", [*lines, "means over networks (results.json)"])
+
+
+def at(records: Records, line: str, size: float | None) -> Records:
+    return [r for r in records if r["line"] == line and (size is None or r["batch_size"] == size)]
+
+
+def make_table(records: Records, plan: Plan) -> str:
+    """Every metric against the batch size of the noise; then what tuning on held-out images chose."""
+    rows = ["| | " + " | ".join(map(str, plan.sizes)) + " |", "|---|" + "---|" * len(plan.sizes)]
+    for title, how in METRICS.items():
+        rows.append(
+            f"| **{title}**, without sampling {spread(at(records, 'single', None), *how)} |{' |' * len(plan.sizes)}"
+        )
+        for name, line in LINES.items():
+            found = [at(records, name, size) for size in plan.sizes]
+            cells = (spread(mine, *how) if mine else "" for mine in found)
+            rows.append(f"| {line.title} | {' | '.join(cells)} |")
+    tuned = sorted(at(records, "sbn, tuned", None), key=lambda r: r["seed"])
+    chosen = ", ".join(f"{r['batch_size']:g}" for r in tuned)
+    made = "; ".join(f"{title} {spread(tuned, *how)}" for title, how in METRICS.items())
+    rows += [
+        "",
+        f"Mean ± standard deviation over {len({r['seed'] for r in records})} networks. "
+        f"`batchnorm.tune` chose {chosen} on the held-out images, and gives: {made}. {monte_carlo(records)}",
+    ]
+    return "\n".join(rows)
+
+
+def docstring_lines(records: Records) -> list[str]:
+    """NLL without sampling, at the size of the training, and at the size that tuning chose."""
+    nll = METRICS["NLL"]
+    chosen = ", ".join(f"{r['batch_size']:g}" for r in at(records, "sbn, tuned", None))
+    return [
+        f"NLL {spread(at(records, 'single', None), *nll)} without sampling, "
+        f"{spread(at(records, 'sbn, fitted', 16), *nll)} with SBN at 16, "
+        f"{spread(at(records, 'sbn, tuned', None), *nll)} tuned ({chosen})"
+    ]
+
+
+def draw(records: Records, plan: Plan) -> Any:
+    """NLL and AUROC against the batch size: means over networks."""
+    figure, (above, below) = style.new_figure(6.2, rows=2)
+    for axes, title, key in ((above, "NLL, nats", "nll"), (below, "AUROC", "ood_auroc")):
+        for name, line, look in style.styled(LINES):
+            found = {size: [r[key] for r in at(records, name, size)] for size in plan.sizes}
+            sizes = [size for size, values in found.items() if values]
+            means = [statistics.fmean(found[size]) for size in sizes]
+            axes.plot(sizes, means, marker="o", markersize=5, linewidth=2, label=line.title, **look)
+        single = statistics.fmean(r[key] for r in at(records, "single", None))
+        axes.axhline(single, color=style.REFERENCE, linestyle=(0, (2, 2)), linewidth=1.6, label="without sampling")
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(plan.sizes, [str(size) for size in plan.sizes])
+        axes.minorticks_off()
+        style.label(axes, y=title)
+    style.label(below, x="batch size of the noise")
+    style.legend(figure, above)
+    return figure

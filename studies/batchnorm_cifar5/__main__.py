@@ -1,0 +1,3 @@
+from studies.batchnorm_cifar5.study import main
+
+main()

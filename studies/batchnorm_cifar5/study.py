@@ -1,0 +1,59 @@
+"""SBN of VGG-11 and ResNet-18 on five classes of CIFAR-10: the other rows of the paper's table, and what it left out.
+
+Paper:   VGG-11: SBN 5.76 % error, NLL 0.302; ensemble of 6 4.81 %, 0.191, with SBN 0.162; dropout 5.32 %, 0.155, with
+         SBN 5.38 %, 0.149. ResNet-18: SBN 4.35 %, 0.255; ensemble 3.37 %, 0.138, with SBN 3.34 %, 0.110 (expected.toml)
+Ours:    not run yet
+Run:     python -m studies.batchnorm_cifar5 --network vgg11 --net plain --seed 0     # each network; then --collect
+Differs: a quarter of VGG-11's channels, 16 channels in ResNet-18's first stage; 22,500 training images (2,500 are held
+         out for temperatures and choices); fewer epochs than 200; bfloat16; statistics fitted in one pass over an
+         epoch, not by a moving average. Which classes the paper's rows are about is our inference (README.md).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from dither.training import Images
+from studies.batchnorm_cifar5.collect import collect
+from studies.batchnorm_cifar5.settings import CLASSES, FULL, SMOKE, VGG11
+from studies.cifar10 import cifar10, coloured_digits
+from studies.doubt.run import questions_of, run_one
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m studies.batchnorm_cifar5", description=__doc__.splitlines()[0])
+    parser.add_argument("--network", nargs="+", choices=sorted(FULL), default=list(FULL))
+    parser.add_argument("--net", nargs="+", choices=sorted(VGG11.nets), default=list(VGG11.nets))
+    parser.add_argument("--seed", nargs="+", type=int, help="default: all seeds of the study")
+    parser.add_argument("--method", nargs="+", choices=sorted(VGG11.methods), help="default: all methods")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; results are equal for equal numbers only")
+    parser.add_argument("--data", help="folder or hub name of CIFAR-10; default: the local copy, else the hub")
+    parser.add_argument("--out", type=Path, help="folder of the runs (default: runs/batchnorm_cifar5)")
+    parser.add_argument("--smoke", action="store_true", help="a minute on coloured digits: does every step work?")
+    parser.add_argument("--collect", action="store_true", help="ensembles, times, tables and figures of what is there")
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(given.threads)
+    every = {name: (SMOKE if given.smoke else FULL)[name] for name in given.network}
+    out = given.out or Path("runs/smoke" if given.smoke else "runs") / "batchnorm_cifar5"
+    images = coloured_digits() if given.smoke else cifar10(given.data)
+    outside = other_classes(images["test"])
+    if given.collect:
+        questions = {name: questions_of(images, outside, settings) for name, settings in every.items()}
+        seen = images["train"].only(CLASSES)
+        train = {name: seen.split_last(settings.validation)[0] for name, settings in every.items()}
+        collect(out, Path(__file__).parent if not given.smoke else out, every, questions, train)
+        return
+    for name, settings in every.items():
+        for net in (net for net in given.net if net in settings.nets):
+            for seed in given.seed or settings.nets[net].seeds:
+                methods = [m for m in given.method or settings.methods if m in settings.methods]
+                run_one(net, seed, out / name, images, outside, settings, methods)
+
+
+def other_classes(test: Images) -> Images:
+    """Test images of the classes that no network has seen."""
+    return dataclasses.replace(test.without(CLASSES), name="classes 5 to 9")

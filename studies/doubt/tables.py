@@ -1,0 +1,112 @@
+"""Records as tables, and the measured rows in a study's own first lines."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from studies.doubt.settings import Settings
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+COLUMNS = {  # title: key, factor, digits
+    "error %": ("error_pct", 1, 2),
+    "NLL": ("nll", 1, 4),
+    "NLL, calibrated": ("nll_calibrated", 1, 4),
+    "ECE %": ("ece", 100, 2),
+    "AUROC": ("ood_auroc", 1, 3),
+    "AUPR": ("ood_aupr", 1, 3),
+    "FPR95": ("ood_fpr95", 1, 3),
+}
+
+
+def paper_rows(path: Path, **of: str) -> dict[str, dict[str, Any]]:
+    """The rows of an expected.toml by method; those of one network, if it is named."""
+    found = tomllib.loads(path.read_text(encoding="utf-8"))["row"]
+    return {row["method"]: row for row in found if all(row[key] == value for key, value in of.items())}
+
+
+def make_table(
+    records: list[dict[str, Any]],
+    pairs: list[dict[str, Any]],
+    settings: Settings,
+    paper: dict[str, dict[str, Any]],
+    machine: dict[str, Any],
+    versions: dict[str, str],
+) -> str:
+    """Paper and measurement side by side, then what changes on the same network."""
+    lines = [
+        f"| method | paper: error %, NLL | nets | {' | '.join(COLUMNS)} | passes | s per 1,000 |",
+        f"|---|---|---|{'---|' * len(COLUMNS)}---|---|",
+    ]
+    for name, title in settings.titles.items():
+        mine = [record for record in records if record["method"] == name]
+        if mine:
+            theirs = f"{paper[name]['error_pct']:.2f}, {paper[name]['nll']:.3f}" if name in paper else ""
+            nets = sum(len(record["members"]) for record in mine)
+            cells = " | ".join(spread(mine, *how) for how in COLUMNS.values())
+            title = title.format(n=nets)
+            lines.append(
+                f"| {title} | {theirs} | {nets} | {cells} | {mine[0]['num_samples']} | "
+                f"{mine[0]['seconds_per_1000']:.2g} |"
+            )
+    inside, outside = settings.names
+    lines += [
+        "",
+        f"Mean ± standard deviation over networks (an ensemble is one). AUROC, AUPR and FPR95: {outside} against "
+        f"{inside} by the entropy of the mean. {monte_carlo(records)} "
+        f"Times: {machine['cpu']}, {machine['threads']} thread, torch {versions['torch']}, medians of runs in turns.",
+        "",
+        "| NLL with minus NLL without, same network | seed | raw | calibrated |",
+        "|---|---|---|---|",
+    ]
+    for pair in pairs:
+        one, other = (settings.titles[pair[key]].format(n="all") for key in ("method", "against"))
+        cells = " | ".join(f"{pair[key]:+.5f} ± {pair[f'{key}_se']:.5f}" for key in ("nll", "nll_calibrated"))
+        lines.append(f"| {one} − {other} | {pair['seed']} | {cells} |")
+    lines += ["", "± here is the standard error of the difference over the test images."]
+    return "\n".join(lines)
+
+
+def monte_carlo(records: list[dict[str, Any]]) -> str:
+    """A sentence on what other draws would have changed."""
+    errors = [record["monte_carlo_se"] for record in records if record["monte_carlo_se"]]
+    if not errors:
+        return "Nothing is sampled."
+    error, nll, auroc = (max(e[key] for e in errors) for key in ("error_pct", "nll", "ood_auroc"))
+    return (
+        f"Monte-Carlo standard errors of the sampled rows are at most {error:.3f} points of error, {nll:.5f} of NLL "
+        f"and {auroc:.4f} of AUROC."
+    )
+
+
+def spread(records: list[dict[str, Any]], key: str, factor: float, digits: int) -> str:
+    """Mean, and standard deviation where there are several networks."""
+    values = [factor * record[key] for record in records]
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{deviation}"
+
+
+def docstring_lines(records: list[dict[str, Any]], settings: Settings) -> list[str]:
+    """The measured rows for the study's first lines."""
+    lines: list[str] = []
+    for name in settings.headlines:
+        mine = [record for record in records if record["method"] == name]
+        if mine:
+            title = settings.titles[name].format(n=len(mine[0]["members"]))
+            error, nll, auroc = (spread(mine, *COLUMNS[c]) for c in ("error %", "NLL", "AUROC"))
+            lines.append(f"{title}: {error} % error, NLL {nll}, {settings.names[1]} AUROC {auroc}")
+    return lines
+
+
+def fill_docstring(path: Path, lines: list[str]) -> None:
+    """Writes the measured rows into the study's own first lines."""
+    ours = "Ours:    " + "\n         ".join(lines) + "\n"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(re.sub(r"Ours:    .*?\n(?=Run:)", lambda _: ours, text, count=1, flags=re.DOTALL), encoding="utf-8")
