@@ -35,8 +35,8 @@ SHORT = {
 
 VGG11 = Settings(
     nets={
-        "plain": Net("studies.networks:vgg11_quarter", 40, SEEDS, shift=4, flip=True),
-        "dropout": Net("studies.networks:vgg11_quarter_dropout", 40, FEW, shift=4, flip=True),
+        "plain": Net("studies.networks:vgg11_quarter", 20, SEEDS, flip=True),
+        "dropout": Net("studies.networks:vgg11_quarter_dropout", 20, FEW, flip=True),
     },
     methods=PLAIN | DROPOUT,
     ensembles=ENSEMBLES,
@@ -57,7 +57,7 @@ VGG11 = Settings(
 )
 RESNET18 = dataclasses.replace(
     VGG11,
-    nets={"plain": Net("studies.networks:resnet18_16", 15, SEEDS, flip=True)},
+    nets={"plain": Net("studies.networks:resnet18_16", 12, SEEDS, flip=True)},
     methods=PLAIN,
     pairs=(("sbn", "single"), ("ensemble + sbn", "ensemble")),
     headlines=("single", "sbn", "ensemble", "ensemble + sbn"),
