@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -85,52 +85,92 @@ def plan(
 
 def _plan(net: nn.Module, example_inputs: Inputs, criterion: Criterion, multiple_of: int | Literal["auto"]) -> Plan:
     """What `plan` decides, in one process."""
-    layers = gates(net)
-    bank = find_bank(net)
+    layers, bank = gates(net), find_bank(net)
+    attached = bank.layers if bank else {}
     snr, scores = _judge(layers, criterion)
     analysis = analyse(ungate(twin(net)), example_inputs)
     whole = bank.whole if bank else _fixed(net, analysis, example_inputs)
-    mine = [s for s in analysis.spaces if s.reason is None and s.name not in whole and not _other(s, scores)]
-    best = {s.name: score for s in mine if (score := _best(s, scores)) is not None}
-    if multiple_of == "auto":
-        found = {space.name: space for space in mine}
-        wanted = {name: (found[name], _rank(score), _wanted(score)) for name, score in best.items()}
-        widths = free_widths(net, example_inputs, wanted)
-    else:
-        widths = {name: _round_up(_wanted(score), multiple_of, len(score)) for name, score in best.items()}
-    spaces: list[Choice] = []
-    sites = {name: scores[name] > 0 for name in layers if not bank or name not in bank.layers}
-    for space in analysis.spaces:
-        if _other(space, scores):
-            continue
-        if space.name not in best:
-            reason = space.reason or whole.get(space.name) or "no noise was put on them (skip)"
-            spaces.append(Choice(space.name, tuple(range(space.size)), space.size, None, reason))
-            continue
-        score = best[space.name]
-        keep = _first(score, widths[space.name])
-        spaces.append(_choice(space.name, _best(space, snr), keep))
-        for name, at in space.noise.items():
-            channel = at.clamp(min=0)
-            signal = (scores[name] > 0) | (score[channel] <= 0)  # or kept although all its noise is large
-            sites[name] = torch.where(at >= 0, keep[channel] & signal, sites[name])
-    seen = {choice.name for choice in spaces}
-    for name, values in snr.items():  # where one channel is left, the label run may see other spaces than before
-        if bank and name in bank.layers and name not in seen and not name.endswith("[in]"):
-            whole = _choice(name, values, torch.ones(len(values), dtype=torch.bool))
-            spaces.append(replace(whole, reason="too few are left to choose from"))
+    spaces = [space for space in analysis.spaces if not _other(space, scores)]
+    free = {s.name: s for s in spaces if s.reason is None and s.name not in whole}
+    best = {name: score for name, space in free.items() if (score := _best(space, scores)) is not None}
+    widths = _widths(net, example_inputs, free, best, multiple_of)
+    keep = {name: _first(score, widths[name]) for name, score in best.items()}
+    choices = [_choice_of(space, snr, keep, whole) for space in spaces]
+    choices += _too_few({n: v for n, v in snr.items() if n in attached and not n.endswith("[in]")}, choices)
     columns = [
         _choice(name, snr[name], _first(scores[name], _wanted(scores[name])))
-        for name in (bank.layers if bank else ())
+        for name in attached
         if name.endswith("[in]")
     ]
-    notes = list(analysis.notes)
-    if not any(layer.trained for layer in layers.values()):
-        notes += ["Nothing was learned: all noise is at its initial value, so the plan says nothing about the network."]
-        warnings.warn(f"{notes[-1]} Train with loss + pruning.kl(net) / num_data first.", UserWarning, stacklevel=5)
-    kept_sites = {name: tuple(mask.nonzero().flatten().tolist()) for name, mask in sites.items()}
-    note = "\n".join(notes)
-    return Plan(tuple(spaces), tuple(columns), kept_sites, repr(criterion), multiple_of, fingerprint(net), note)
+    own = {name: values for name, values in scores.items() if name not in attached}
+    signal = _sites(
+        own, [(space, best[space.name], keep[space.name]) for space in spaces if space.name in best], scores
+    )
+    sites = {name: tuple(mask.nonzero().flatten().tolist()) for name, mask in signal.items()}
+    note = "\n".join([*analysis.notes, *_nothing_learned(layers)])
+    return Plan(tuple(choices), tuple(columns), sites, repr(criterion), multiple_of, fingerprint(net), note)
+
+
+def _widths(
+    net: nn.Module,
+    example_inputs: Inputs,
+    spaces: Mapping[str, Space],
+    best: Mapping[str, Tensor],
+    multiple_of: int | Literal["auto"],
+) -> Mapping[str, int]:
+    """How many channels stay of every space that carries noise."""
+    if multiple_of == "auto":
+        wanted = {name: (spaces[name], _rank(score), _wanted(score)) for name, score in best.items()}
+        return free_widths(net, example_inputs, wanted)
+    return {name: _round_up(_wanted(score), multiple_of, len(score)) for name, score in best.items()}
+
+
+def _choice_of(space: Space, snr: Mapping[str, Tensor], keep: Mapping[str, Tensor], whole: Mapping[str, str]) -> Choice:
+    if space.name in keep:
+        return _choice(space.name, _best(space, snr), keep[space.name])
+    reason = space.reason or whole.get(space.name) or "no noise was put on them (skip)"
+    return Choice(space.name, tuple(range(space.size)), space.size, None, reason)
+
+
+def _too_few(snr: Mapping[str, Tensor], choices: Sequence[Choice]) -> list[Choice]:
+    """Gates whose space is not there: where one channel is left, the label run may see other spaces than before."""
+    seen = {choice.name for choice in choices}
+    return [
+        replace(
+            _choice(name, values, torch.ones(len(values), dtype=torch.bool)),
+            reason="too few are left to choose from",
+        )
+        for name, values in snr.items()
+        if name not in seen
+    ]
+
+
+def _sites(
+    own: Mapping[str, Tensor], spaces: Iterable[tuple[Space, Tensor, Tensor]], scores: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """What stays of noise that was placed by hand: what its own score holds, or a space that it shares.
+
+    Args:
+        own: scores of that noise.
+        spaces: each with the best score of each channel and the mask of what stays.
+        scores: of all noise.
+    """
+    sites = {name: values > 0 for name, values in own.items()}
+    for space, best, keep in spaces:
+        for name, at in space.noise.items():
+            channel = at.clamp(min=0)
+            signal = (scores[name] > 0) | (best[channel] <= 0)  # or kept although all its noise is large
+            sites[name] = torch.where(at >= 0, keep[channel] & signal, sites[name])
+    return sites
+
+
+def _nothing_learned(layers: Mapping[str, LogNormalNoise]) -> list[str]:
+    """A note, and a warning, if no gate was trained."""
+    if any(layer.trained for layer in layers.values()):
+        return []
+    note = "Nothing was learned: all noise is at its initial value, so the plan says nothing about the network."
+    warnings.warn(f"{note} Train with loss + pruning.kl(net) / num_data first.", UserWarning, stacklevel=6)
+    return [note]
 
 
 @torch.no_grad()
