@@ -1,0 +1,1 @@
+"""Pruning against the field: the same base, budget and multiply-accumulates for everybody."""

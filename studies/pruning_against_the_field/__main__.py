@@ -1,0 +1,3 @@
+from studies.pruning_against_the_field.study import main
+
+main()

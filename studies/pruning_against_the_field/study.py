@@ -1,0 +1,95 @@
+"""Structured Bayesian Pruning against the field: the same base, the same budget, the same multiply-accumulates.
+
+Paper:   none has this table; each compares itself with the published numbers of others
+Run:     python -m studies.pruning_against_the_field --net lenet5 --threads 1     # then --collect
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from dither.training import Images, load_images
+from studies.cifar10 import cifar10
+from studies.pruning_against_the_field.collect import collect
+from studies.pruning_against_the_field.contest import Contest
+from studies.pruning_against_the_field.settings import CASES, METHODS, SCOPES, SMOKE, Case
+from studies.pruning_lenet_mnist.study import mnist
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m studies.pruning_against_the_field", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--net", nargs="+", choices=sorted(CASES), default=["lenet5"])
+    parser.add_argument("--seed", nargs="+", type=int, help="default: all seeds of the study")
+    parser.add_argument("--method", nargs="+", choices=list(METHODS), help="default: all that the network can have")
+    parser.add_argument("--size", nargs="+", type=float, help="times fewer MACs; default: the sizes of the study")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; results are equal for equal numbers only")
+    parser.add_argument("--data", help="folder or hub name; default: the local copy if there is one, else the hub")
+    parser.add_argument("--out", type=Path, help="folder of the runs (default: runs/pruning_against_the_field)")
+    parser.add_argument("--smoke", action="store_true", help="a minute on the digits: does every step work?")
+    parser.add_argument("--collect", action="store_true", help="measure times of finished runs, write all tables")
+    choosing = parser.add_argument_group("choosing settings, on held-out training images instead of the test images")
+    choosing.add_argument("--choose", action="store_true", help="train without these images, and measure on them")
+    choosing.add_argument("--rate", type=float, help="Adam's rate after the base")
+    choosing.add_argument("--scope", choices=SCOPES, help="ranking of the criteria of Torch-Pruning")
+    given = parser.parse_args(arguments)
+    if (given.rate or given.scope) and not given.choose:
+        parser.error("--rate and --scope are for --choose: the rows of the table have the rates of settings.py")
+    torch.set_num_threads(given.threads)
+    cases = SMOKE if given.smoke else {name: CASES[name] for name in given.net}
+    out = given.out or Path("runs/smoke" if given.smoke else "runs") / "pruning_against_the_field"
+    if given.collect:
+        collect(out, Path(__file__).parent if not given.smoke else out, {**CASES, **SMOKE})
+        return
+    for name, case in cases.items():
+        images = load(case, given.data)
+        if given.choose:
+            images, case = held_out(images, case), changed(case, given.rate, given.scope)
+        for seed in given.seed or case.seeds:
+            folder = out / (f"choose-{name}-{seed}" if given.choose else f"{name}-{seed}")
+            contest = Contest(name, case, seed, folder, images, Console(), tag(given.rate, given.scope))
+            run(contest, given.method or case.methods, given.size)
+
+
+def run(contest: Contest, methods: list[str], sizes: list[float] | None) -> None:
+    """Every row that is not there yet, size by size."""
+    case = contest.case
+    rows = [(size, name) for name in methods for size in case.sizes_of(name) if name in case.methods]
+    for size, method in sorted(rows, key=lambda row: row[0]):
+        if sizes is None or size in (1.0, *sizes):
+            record = contest.row(method, size)
+            after = f"{record['removed_error_pct']:5.2f} -> " if "removed_error_pct" in record else ""
+            print(
+                f"{contest.folder.name:16} {record['macs_ratio']:5.2f}x {method:12} {after}{record['error_pct']:5.2f} %",
+                flush=True,
+            )
+
+
+def load(case: Case, data: str | None) -> dict[str, Images]:
+    if case.data == "digits":
+        return {split: load_images("digits", split) for split in ("train", "test")}
+    return mnist(data) if case.data == "mnist" else cifar10(data)
+
+
+def held_out(images: Mapping[str, Images], case: Case) -> dict[str, Images]:
+    """The training images without the last ones, and these in place of the test images."""
+    train, test = images["train"].split_last(case.held_out)
+    return {"train": train, "test": dataclasses.replace(test, name="held out")}
+
+
+def changed(case: Case, rate: float | None, scope: str | None) -> Case:
+    """The case with one rate and one scope for all methods."""
+    rates = {"": rate} if rate else case.rates
+    return dataclasses.replace(case, rates=rates, scopes={"": scope} if scope else case.scopes)
+
+
+def tag(rate: float | None, scope: str | None) -> str:
+    """What tells the folders of different settings apart."""
+    return "".join(f"-{value:g}" if isinstance(value, float) else f"-{value}" for value in (rate, scope) if value)
