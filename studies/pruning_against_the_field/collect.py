@@ -1,1 +1,78 @@
-def collect(*a): ...
+"""From finished rows to results.json, the tables, the figures and the study's own first lines.
+
+Latencies are measured here, not while runs share the machine: base and pruned in turns, all rows in one go.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import dither
+from dither.training import make_model
+from dither.training._report import machine, versions
+from studies.fill import fill, fill_docstring
+from studies.pruning_against_the_field.pictures import draw
+from studies.pruning_against_the_field.settings import METHODS, Case
+from studies.pruning_against_the_field.tables import lines_for_docstring, make_table
+
+HERE = Path(__file__).parent
+BATCH, REPEATS = 64, 30
+
+
+def collect(runs: Path, target: Path, cases: Mapping[str, Case]) -> None:
+    """Measures every complete row under ``runs`` and writes everything that is committed into ``target``."""
+    order = list(METHODS)
+    found = {path.parent: json.loads(path.read_text("utf-8")) for path in runs.glob("*-*/*x/*/record.json")}
+    chosen = {folder: r for folder, r in found.items() if not folder.relative_to(runs).parts[0].startswith("choose-")}
+    if not chosen:
+        raise SystemExit(f"no finished row in {runs}; train some first, see --help")
+    records = list(chosen.values())
+    records.sort(key=lambda r: (list(cases).index(r["net"]), r["size"], order.index(r["method"]), r["seed"]))
+    for folder, record in chosen.items():
+        record |= latency(folder, cases[record["net"]])
+    results = {"machine": machine(), "versions": versions(), "batch": BATCH, "records": records}
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "results.json").write_text(text_of(results), encoding="utf-8")
+    keep_best(runs, records, target / "artifacts")
+    for name in dict.fromkeys(r["net"] for r in records):
+        draw([r for r in records if r["net"] == name], cases[name], target / f"{name}.png")
+    table = make_table(records, cases, results["machine"], results["versions"])
+    print(table)
+    if target == HERE:
+        fill(HERE / "README.md", HERE.name, table)
+        fill_docstring(HERE / "study.py", lines_for_docstring(records, cases))
+
+
+def latency(folder: Path, case: Case) -> dict[str, float]:
+    """Milliseconds for one batch, and how many times faster than the base that is."""
+    base = dither.load(make_model(case.model), folder.parents[1] / "base" / "base.safetensors").eval()
+    small = dither.load(make_model(case.model), folder / "small.safetensors").eval()
+    example = torch.rand(1, *case.shape)
+    cost = dither.compare(base, small, example, batch_sizes=(BATCH,), repeats=REPEATS, warmup=3)
+    return {
+        f"latency_ms_b{BATCH}": cost.small.latency[BATCH].median * 1e3,
+        f"latency_ratio_b{BATCH}": cost.speedup[BATCH].median,
+    }
+
+
+def text_of(results: dict[str, Any]) -> str:
+    """JSON with a line for each record: which channels stay makes long lists."""
+    head = json.dumps({key: value for key, value in results.items() if key != "records"}, indent=1)
+    rows = ",\n".join(f"  {json.dumps(record)}" for record in results["records"])
+    return f'{head[:-2]},\n "records": [\n{rows}\n ]\n}}\n'
+
+
+def keep_best(runs: Path, records: list[dict[str, Any]], target: Path) -> None:
+    """SBP's network with the fewest wrong answers, of each network and size."""
+    target.mkdir(exist_ok=True)
+    for name, size in {(r["net"], r["size"]) for r in records if r["method"] == "sbp"}:
+        mine = [r for r in records if (r["net"], r["size"], r["method"]) == (name, size, "sbp")]
+        best = min(mine, key=lambda r: (r["error_pct"], r["nll"]))
+        source = runs / f"{name}-{best['seed']}" / f"{size:g}x" / "sbp" / "small.safetensors"
+        shutil.copyfile(source, target / f"{name}-{size:g}x.safetensors")

@@ -1,4 +1,4 @@
-"""One network and seed: the base, and every row of the table that starts from it. What is complete is not done again."""
+"""One network and seed: the base, and every row that starts from it. What is complete is not done again."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ from studies.pruning_against_the_field import rivals
 from studies.pruning_against_the_field.removal import Channels, drawn, quantiles, renew
 from studies.pruning_against_the_field.settings import METHODS, Case
 
-ODDS = 1.0  # nats for removal: without them BMRS removes nothing after training under the KL (criteria_lenet_mnist)
-CRITERIA = {"bmrs_u": pruning.BMRSUniform(log_odds=ODDS), "bmrs_n": pruning.BMRSNormal(log_odds=ODDS)}
+CRITERIA: dict[str, pruning.Criterion] = {"bmrs_u": pruning.BMRSUniform(), "bmrs_n": pruning.BMRSNormal()}
 MONITOR = 2_000  # training images on which epochs are measured, for the eye
 
 
@@ -122,8 +121,10 @@ class Contest:
             dither.save(trained, folder / "base.safetensors")
         recipe = self.case.recipe(method, size, self.seed)
         gated = Run(folder, recipe, console=self.console, images=self.images, checkpoint_steps=None).gated()
-        if method in CRITERIA:
-            plan = pruning.plan(gated, self.example, criterion=CRITERIA[method])
+        if method in CRITERIA:  # where zero is does not matter: the budget says how many go, the criterion which
+            criterion = CRITERIA[method]
+            evidence = {name: criterion.score(gate.distribution) for name, gate in pruning.gates(gated).items()}
+            plan = self.channels.within(evidence, 1 / size)
         else:
             plan = pruning.Target(macs=1 / size).plan(gated, self.example)
         return plan, pruning.shrink(gated, plan, self.example)

@@ -46,10 +46,7 @@ class Channels:
         rank = score.argsort(stable=True).argsort().double() + 1  # `fill` takes positive numbers, and only their order
         keep = fill(torch.ones_like(rank), rank, self._price, share * self._price.full)
         return self.keeping(
-            {
-                name: tuple(keep[part].nonzero().flatten().tolist())
-                for name, part in self._price.units.parts.items()
-            }
+            {name: tuple(keep[part].nonzero().flatten().tolist()) for name, part in self._price.units.parts.items()}
         )
 
     def keeping(self, kept: Mapping[str, tuple[int, ...]]) -> pruning.Plan:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -35,9 +34,7 @@ def importances() -> dict[str, Callable[[], Any]]:
     }
 
 
-def scores(
-    method: str, net: nn.Module, example: Tensor, batches: Iterable[tuple[Tensor, Tensor]]
-) -> dict[str, Tensor]:
+def scores(method: str, net: nn.Module, example: Tensor, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
     """The score of each channel, by the name that dither has for the space.
 
     Args:

@@ -34,8 +34,8 @@ METHODS = {
     "dense": Method("not pruned, same budget", "whole"),
     "sbp": Method("**SBP**", "noise"),
     "sbp_columns": Method("**SBP**, columns of fc1 too", "noise"),
-    "bmrs_u": Method("SBP's noise, BMRS_U decides", "noise"),
-    "bmrs_n": Method("SBP's noise, BMRS_N decides", "noise"),
+    "bmrs_u": Method("SBP's noise, ranked by BMRS_U", "noise"),
+    "bmrs_n": Method("SBP's noise, ranked by BMRS_N", "noise"),
     "l1": Method("L1", "base"),
     "bn_scale": Method("BatchNorm scale", "base"),
     "taylor": Method("Taylor", "base"),
@@ -54,6 +54,7 @@ class Case:
         title: for people.
         model: as recipes name it.
         data: "mnist", "cifar10" or "digits".
+        shape: of one image.
         base: training of the base.
         after: passes over the training images after the base, for every method.
         under_noise: those of them that SBP spends under noise; what remains is its fine-tuning.
@@ -71,6 +72,7 @@ class Case:
     title: str
     model: str
     data: str
+    shape: tuple[int, int, int]
     base: Fit
     after: int
     under_noise: int
@@ -134,6 +136,7 @@ _VGG = Case(
     title="VGG-16-like of a quarter of the width, CIFAR-10",
     model="studies.networks:vgg16_quarter",
     data="cifar10",
+    shape=(3, 32, 32),
     base=_CIFAR,
     after=15,
     under_noise=9,
@@ -146,6 +149,7 @@ CASES = {
         title="LeNet-5-Caffe, MNIST",
         model="lenet5",
         data="mnist",
+        shape=(1, 28, 28),
         base=Fit(epochs=5, batch_size=125, lr=1e-3, shift=1),
         after=20,
         under_noise=12,
@@ -164,11 +168,12 @@ SMOKE = {
         title="a small network, digits",
         model="digits_bn",
         data="digits",
-        base=Fit(epochs=4, batch_size=50, lr=3e-3, shift=1),
+        shape=(1, 8, 8),
+        base=Fit(epochs=3, batch_size=50, lr=3e-3),
         after=5,
         under_noise=4,
         sizes=(3.0,),
-        noise=Noise(gate_lr=0.1, batchnorm="reestimate"),
+        noise=Noise(gate_lr=0.05, batchnorm="reestimate"),
         columns=("fc1",),
         held_out=300,
         bfloat16=False,

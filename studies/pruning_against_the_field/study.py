@@ -1,7 +1,9 @@
 """Structured Bayesian Pruning against the field: the same base, the same budget, the same multiply-accumulates.
 
-Paper:   none has this table; each compares itself with the published numbers of others
-Run:     python -m studies.pruning_against_the_field --net lenet5 --threads 1     # then --collect
+Paper:   none has this table: each compares itself with numbers that others published, of other trainings
+Ours:    not run yet
+Run:     python -m studies.pruning_against_the_field --net lenet5 --threads 1     # resumes; then --collect
+Differs: SBP is steered to a size here (dither.pruning.Target), which the paper does not do.
 """
 
 from __future__ import annotations
@@ -65,11 +67,9 @@ def run(contest: Contest, methods: list[str], sizes: list[float] | None) -> None
     for size, method in sorted(rows, key=lambda row: row[0]):
         if sizes is None or size in (1.0, *sizes):
             record = contest.row(method, size)
-            after = f"{record['removed_error_pct']:5.2f} -> " if "removed_error_pct" in record else ""
-            print(
-                f"{contest.folder.name:16} {record['macs_ratio']:5.2f}x {method:12} {after}{record['error_pct']:5.2f} %",
-                flush=True,
-            )
+            removed = f"{record['removed_error_pct']:5.2f} -> " if "removed_error_pct" in record else ""
+            error = f"{removed}{record['error_pct']:5.2f} %"
+            print(f"{contest.folder.name:16} {record['macs_ratio']:5.2f}x {method:12} {error}", flush=True)
 
 
 def load(case: Case, data: str | None) -> dict[str, Images]:
