@@ -25,7 +25,7 @@ def importances() -> dict[str, Callable[[], Any]]:
     try:
         from torch_pruning import importance
     except ModuleNotFoundError as error:
-        raise SystemExit("this study needs Torch-Pruning: pip install -c constraints.txt -e '.[studies]'") from error
+        raise SystemExit("this study needs Torch-Pruning: pip install -c constraints.txt torch-pruning") from error
     return {
         "l1": lambda: importance.GroupMagnitudeImportance(p=1, group_reduction="first"),  # of the filters alone
         "group_norm": lambda: importance.GroupMagnitudeImportance(p=2),  # of all slices that go with a channel
