@@ -44,6 +44,7 @@ docs: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(RUN)/python -m benchmarks.draw_and_kl
 	$(RUN)/python -m benchmarks.attach_plan
+	$(RUN)/python -m benchmarks.graph --threads 1
 	$(RUN)/python -m benchmarks.speed_of_shrunk --threads 1
 	$(RUN)/python -m benchmarks.training_step
 	$(RUN)/python -m benchmarks.prediction

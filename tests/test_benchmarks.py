@@ -9,18 +9,23 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import networks, per_example, report
+from benchmarks.graph.__main__ import HEADER, row
 from dither.distributions import LogUniform, TruncatedLogNormal
 from tests.distributions.test_sampling import assert_uniform
 
 HERE = Path(networks.__file__).parent
 NAMES = [p.stem for p in sorted(HERE.glob("*.py")) if p.stem not in {"__init__", "networks", "per_example", "report"}]
+NAMES.append("graph.__main__")
+NEEDS = {"graph.__main__": "torch_pruning"}  # of the extra "studies"
 
 
-SLOW = {"kills", "lost_process", "target", "integrations"}  # whole trainings, also as other processes
+SLOW = {"kills", "lost_process", "target", "integrations", "graph.__main__"}  # whole trainings, also as other processes
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in NAMES])
 def test_smoke(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
     before = {p: p.read_bytes() for p in [HERE / "README.md", *HERE.glob("results/*")]}
     monkeypatch.setattr(sys, "argv", [name, "--smoke", "--threads", "1"])
     importlib.import_module(f"benchmarks.{name}").main()
@@ -28,7 +33,7 @@ def test_smoke(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     assert lines[1].startswith("| --- |")
     assert all(line.count("|") == lines[0].count("|") for line in lines)
     assert before == {p: p.read_bytes() for p in [HERE / "README.md", *HERE.glob("results/*")]}
-    assert f"<!-- bench:{name} -->" in (HERE / "README.md").read_text(encoding="utf-8")
+    assert f"<!-- bench:{name.partition('.')[0]} -->" in (HERE / "README.md").read_text(encoding="utf-8")
 
 
 def test_networks_are_what_they_are_called() -> None:
@@ -92,3 +97,17 @@ def test_the_noise_per_example_trains_behind_every_convolution() -> None:
     assert len([*net.parameters()]) == len([*plain.parameters()]) + 2 * 20  # a stem, 16 in blocks, 3 in shortcuts
     (F.cross_entropy(net(torch.randn(4, 3, 32, 32)), torch.arange(4)) + per_example.kl(net)).backward()
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in net.parameters())
+
+
+def test_an_answer_that_does_not_come_is_said() -> None:
+    spread = {"median": 2e-3, "lower": 1e-3, "upper": 3e-3}
+    answer = {"s": spread, "groups": 7, "tensors": 5e6, "resident": 9e6}
+    removal = {"dither": {"result": "exact"}, "torch-pruning": {"result": "wrong", "difference": 0.25}}
+    record = {"network": "a", "params": 10, "labels": answer, "attach": answer, "graph": None, "removal": removal}
+    cells = dict(zip(HEADER, row(record), strict=True))
+    assert cells["spaces, groups"] == "7, over 60 s"
+    assert (cells["graph, ms"], cells["labels / graph"], cells["graph, MB"]) == ("over 60 s", "", "over 60 s")
+    assert cells["labels, MB"] == "5.0 (9 resident)"
+    assert (cells["right: dither"], cells["right: torch-pruning"]) == ("yes", "no: off by 0.25")
+    never = row({**record, "removal": {"dither": {"result": "refused"}, "torch-pruning": None}})
+    assert never[-2:] == ["removes nothing", "over 60 s"]
