@@ -8,7 +8,7 @@ from typing import Any
 
 from dither.training import Images
 from dither.training._report import machine, versions
-from studies.batchnorm_cifar5.settings import TITLES
+from studies.batchnorm_cifar5.settings import FULL, TITLES
 from studies.doubt.collect import compare_pairs, rows
 from studies.doubt.evaluate import Questions
 from studies.doubt.pictures import draw
@@ -25,6 +25,8 @@ def collect(
 ) -> None:
     """Makes everything that is committed from the records under ``out``, and writes it into ``target``.
 
+    Networks that have no record there keep what results.json says of them.
+
     Raises:
         SystemExit: If no network has a finished record.
     """
@@ -32,17 +34,18 @@ def collect(
     if not there:
         raise SystemExit(f"no finished record in {out}; run some networks first, see --help")
     target.mkdir(parents=True, exist_ok=True)
-    results: dict[str, Any] = {"machine": machine(), "versions": versions(), "networks": {}}
+    path = target / "results.json"
+    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for name in there:
         answers, records = rows(out / name, settings[name], questions[name], train[name])
         pairs = compare_pairs(answers, records, questions[name], settings[name].pairs)
-        results["networks"][name] = {"records": records, "pairs": pairs}
+        results[name] = {"machine": machine(), "versions": versions(), "records": records, "pairs": pairs}
         draw(answers, records, questions[name], settings[name], target / "artifacts" / name)
-    (target / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     lines: list[str] = []
-    for name, table in tables(results, settings).items():
+    for name, table in tables(results, FULL | settings).items():
         print(f"{TITLES[name]}\n\n{table}\n")
-        lines += [f"{TITLES[name]}, {x}" for x in docstring_lines(results["networks"][name]["records"], settings[name])]
+        lines += [f"{TITLES[name]}, {x}" for x in docstring_lines(results[name]["records"], FULL[name])]
         if target == HERE:
             fill(HERE / "README.md", f"{HERE.name}:{name}", table)
     if target == HERE:
@@ -50,15 +53,16 @@ def collect(
 
 
 def tables(results: dict[str, Any], settings: dict[str, Settings]) -> dict[str, str]:
-    """The table of every network."""
+    """The table of every network that has results."""
     return {
         name: make_table(
-            found["records"],
-            found["pairs"],
-            settings[name],
+            results[name]["records"],
+            results[name]["pairs"],
+            of,
             paper_rows(EXPECTED, network=name),
-            results["machine"],
-            results["versions"],
+            results[name]["machine"],
+            results[name]["versions"],
         )
-        for name, found in results["networks"].items()
+        for name, of in settings.items()
+        if name in results
     }

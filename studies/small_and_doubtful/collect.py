@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,36 +16,62 @@ import dither
 from dither._cost import Spread, ratio, time_in_turns
 from dither.training import Images, make_model
 from dither.training._report import machine, versions
+from studies.doubt.evaluate import precision
 from studies.doubt.tables import COLUMNS, fill_docstring, monte_carlo, spread
 from studies.fill import fill
-from studies.small_and_doubtful.settings import METHODS, Plan, under
+from studies.small_and_doubtful.settings import FULL, METHODS, Plan, under
 
 HERE = Path(__file__).parent
 SHOWN = ("error %", "NLL", "NLL, calibrated", "ECE %", "AUROC")
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
-def collect(out: Path, target: Path, plan: Plan, images: dict[str, Images]) -> None:
-    """Measures the times of every complete run under ``out`` and writes everything that is committed."""
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in (out / "records").glob("*.json")]
-    if not records:
+def collect(out: Path, target: Path, plans: dict[str, Plan], train: dict[str, Images]) -> None:
+    """Measures the times of every complete run under ``out`` and writes everything that is committed.
+
+    Networks that have no run there keep what results.json says of them.
+
+    Raises:
+        SystemExit: If there is no complete run.
+    """
+    there = [name for name in plans if (out / name / "records").is_dir()]
+    if not there:
         raise SystemExit(f"no finished record in {out}; run some seeds first, see --help")
+    target.mkdir(parents=True, exist_ok=True)
+    path = target / "results.json"
+    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for name in there:
+        records = measured(out / name, plans[name], train[name])
+        results[name] = {"machine": machine(), "versions": versions(), "records": records}
+        keep_best(out / name, records, target / "artifacts" / name)
+    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    lines: list[str] = []
+    for name, plan in (FULL | plans).items():
+        if name not in results:
+            continue
+        table = make_table(results[name], plan)
+        print(f"{plan.title}\n\n{table}\n")
+        lines += [f"{plan.title}:", *(f"  {x}" for x in docstring_lines(results[name]["records"]))]
+        if target == HERE:
+            fill(HERE / "README.md", f"{HERE.name}:{name}", table)
+            if name == "lenet5":
+                fill(HERE.parents[1] / "README.md", HERE.name, table)
+    if target == HERE:
+        last = (
+            "error, NLL, AUROC of what is outside, time for 64 images in passes of the dense network: means over seeds"
+        )
+        fill_docstring(HERE / "study.py", [*lines, last])
+
+
+def measured(out: Path, plan: Plan, train: Images) -> list[dict[str, Any]]:
+    """The records with their times."""
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in (out / "records").glob("*.json")]
     order = list(METHODS)
     records.sort(key=lambda r: (r["seed"], order.index(r["method"])))
-    train, _ = images["train"].split_last(plan.trained.validation)
     times = {seed: measure(out / str(seed), seed, plan, train) for seed in sorted({r["seed"] for r in records})}
     for record in records:
         record |= times[record["seed"]][record["method"]]
-    results = {"machine": machine(), "versions": versions(), "records": records}
-    target.mkdir(parents=True, exist_ok=True)
-    (target / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    keep_best(out, records, target / "artifacts")
-    table = make_table(records, plan, results["machine"], results["versions"])
-    print(table)
-    if target == HERE:
-        fill(HERE / "README.md", HERE.name, table)
-        fill(HERE.parents[1] / "README.md", HERE.name, table)
-        fill_docstring(HERE / "study.py", docstring_lines(records))
+    return records
 
 
 def measure(folder: Path, seed: int, plan: Plan, train: Images) -> dict[str, dict[str, Any]]:
@@ -58,10 +85,11 @@ def measure(folder: Path, seed: int, plan: Plan, train: Images) -> dict[str, dic
     for name, method in METHODS.items():
         for layout, memory_format in FORMATS.items():
             file = folder / ("small.safetensors" if method.pruned else "base.safetensors")
-            net = dither.load(make_model(plan.recipe(seed).model), file).eval()
+            net = dither.load(make_model(plan.recipe(seed).model, plan.classes), file).eval()
             net = under(net, method, train, plan, seed, num_batches=64)
             net.to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
-            runs[name, layout] = sampled(net, x, plan.num_samples) if method.sampled else one_pass(net, x)
+            how = precision(plan.trained.mixed_precision)
+            runs[name, layout] = sampled(net, x, plan.num_samples, how) if method.sampled else one_pass(net, x, how)
     seconds = dict(zip(runs, time_in_turns(list(runs.values()), plan.repeats, warmup=5), strict=True))
     fastest = {
         name: min((seconds[name, layout] for layout in FORMATS), key=lambda values: Spread.of(values).median)
@@ -82,30 +110,37 @@ def measure(folder: Path, seed: int, plan: Plan, train: Images) -> dict[str, dic
     return result
 
 
-def one_pass(net: nn.Module, x: torch.Tensor) -> Callable[[], object]:
+def one_pass(net: nn.Module, x: torch.Tensor, how: AbstractContextManager[object]) -> Callable[[], object]:
     def run() -> object:
-        with torch.no_grad():
+        with torch.no_grad(), how:
             return net(x).softmax(1)
 
     return run
 
 
-def sampled(net: nn.Module, x: torch.Tensor, num_samples: int) -> Callable[[], object]:
-    return lambda: dither.predict(net, x, num_samples).mean
+def sampled(
+    net: nn.Module, x: torch.Tensor, num_samples: int, how: AbstractContextManager[object]
+) -> Callable[[], object]:
+    def run() -> object:
+        with how:
+            return dither.predict(net, x, num_samples).mean
+
+    return run
 
 
 def keep_best(out: Path, records: list[dict[str, Any]], target: Path) -> None:
     """The pruned network with the fewest wrong answers; its plan beside it."""
-    target.mkdir(exist_ok=True)
+    target.mkdir(parents=True, exist_ok=True)
     pruned = [record for record in records if record["method"] == "pruned"]
     best = min(pruned, key=lambda record: (record["error_pct"], record["macs"]))
     for name in ("small.safetensors", "plan.txt"):
         shutil.copyfile(out / str(best["seed"]) / name, target / name)
 
 
-def make_table(records: list[dict[str, Any]], plan: Plan, machine: dict[str, Any], versions: dict[str, str]) -> str:
+def make_table(results: dict[str, Any], plan: Plan) -> str:
     """Means and standard deviations over seeds."""
-    size = plan.batch_size
+    records, machine, versions, size = results["records"], results["machine"], results["versions"], plan.batch_size
+    inside, outside = plan.trained.names
     lines = [
         f"| network | samples | {' | '.join(SHOWN)} | widths | MACs | ms, batch {size} | of one dense pass | "
         "the same, contiguous |",
@@ -116,7 +151,7 @@ def make_table(records: list[dict[str, Any]], plan: Plan, machine: dict[str, Any
         if mine:
             cells = " | ".join(spread(mine, *COLUMNS[title]) for title in SHOWN)
             lines.append(
-                f"| {method.title} | {mine[0]['num_samples']} | {cells} | {widths(mine)} | "
+                f"| {method.title} | {mine[0]['num_samples']} | {cells} | {widths(mine, plan)} | "
                 f"{spread(mine, 'macs_ratio', 1, 1)}x | {spread(mine, f'latency_ms_b{size}', 1, 2)} | "
                 f"{spread(mine, 'time_of_dense_passes', 1, 2)}x | "
                 f"{spread(mine, 'time_of_dense_passes_contiguous', 1, 2)}x |"
@@ -124,8 +159,8 @@ def make_table(records: list[dict[str, Any]], plan: Plan, machine: dict[str, Any
     seeds = len({record["seed"] for record in records})
     lines += [
         "",
-        f"Mean ± standard deviation over {seeds} seeds. MACs: of one pass, dense divided by pruned. AUROC: notMNIST "
-        f"against MNIST by the entropy of the mean. {monte_carlo(records)} Times: all samples of a batch of {size}, "
+        f"Mean ± standard deviation over {seeds} seeds. MACs: of one pass, dense divided by pruned. AUROC: {outside} "
+        f"against {inside} by the entropy of the mean. {monte_carlo(records)} Times: all samples of a batch of {size}, "
         f"{machine['cpu']}, {machine['threads']} thread, torch {versions['torch']}, medians of {plan.repeats} runs in "
         "turns, each network in the memory format that is faster for it; in the last column all are contiguous, as "
         "torch makes them.",
@@ -133,9 +168,9 @@ def make_table(records: list[dict[str, Any]], plan: Plan, machine: dict[str, Any
     return "\n".join(lines)
 
 
-def widths(records: list[dict[str, Any]]) -> str:
-    """Mean widths in the order of the layers: first and second convolution, features, hidden layer."""
-    columns = [[record["widths"][name] for record in records] for name in ("conv1", "conv2", "fc1[in]", "fc1")]
+def widths(records: list[dict[str, Any]], plan: Plan) -> str:
+    """Mean widths in the order of the layers."""
+    columns = [[record["widths"][name] for record in records] for name in plan.shown or records[0]["widths"]]
     return "-".join(f"{sum(column) / len(column):.0f}" for column in columns)
 
 
@@ -147,4 +182,4 @@ def docstring_lines(records: list[dict[str, Any]]) -> list[str]:
             error, nll, auroc = (spread(mine, *COLUMNS[c]) for c in ("error %", "NLL", "AUROC"))
             time = spread(mine, "time_of_dense_passes", 1, 2)
             lines.append(f"{method.title}: {error} %, NLL {nll}, AUROC {auroc}, {time} passes")
-    return [*lines, "error, NLL, notMNIST AUROC, time for 64 images in passes of the dense network: means over seeds"]
+    return lines

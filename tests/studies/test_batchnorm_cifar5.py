@@ -28,7 +28,7 @@ def test_smoke_run_from_training_to_tables(tmp_path: Path, capsys: pytest.Captur
     given = ["--smoke", "--network", "vgg11", "--out", str(tmp_path)]
     study.main(given)
     study.main([*given, "--collect"])
-    records = json.loads((tmp_path / "results.json").read_text())["networks"]["vgg11"]["records"]
+    records = json.loads((tmp_path / "results.json").read_text())["vgg11"]["records"]
     assert {record["method"] for record in records} == {*ROWS, "ensemble", "ensemble + sbn"}
     assert all(set(record) >= FIELDS for record in records)
     of = {(record["method"], record["seed"]): record for record in records}
@@ -85,7 +85,7 @@ def committed() -> dict[str, Any]:
 
 
 def test_committed_results_have_every_field() -> None:
-    for name, found in committed()["networks"].items():
+    for name, found in committed().items():
         assert all(set(record) >= FIELDS for record in found["records"])
         assert {record["method"] for record in found["records"]} <= set(FULL[name].titles)
         members = {len(r["members"]) for r in found["records"] if r["method"] in FULL[name].ensembles}
