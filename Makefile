@@ -6,14 +6,15 @@ WORKERS ?= auto
 PIP := $(RUN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
 ZOO ?= .venv-zoo
+RIVAL ?= .venv-rival
 ZOO_JOBS ?= 1
 
-.PHONY: help demo test test-slow test-zoo lint types docs bench clean
+.PHONY: help demo test test-slow test-zoo lint types docs bench bench-rival clean
 help:
 	@echo "make demo    prune a network on the embedded digits, and let one doubt (first run installs)"
 	@echo "make test    run the tests (first run installs); make test-slow    those that take long"
 	@echo "make test-zoo    180 networks of torchvision, timm and transformers, beside Torch-Pruning; writes docs/zoo.md (an hour)"
-	@echo "make lint types docs    ruff, pyright, mkdocs;   make bench    the benchmarks"
+	@echo "make lint types docs    ruff, pyright, mkdocs;   make bench    the benchmarks; make bench-rival    those beside torch-uncertainty"
 
 demo: $(VENV)/.train
 	$(RUN)/dither demo
@@ -55,8 +56,12 @@ bench: $(VENV)/.dev
 	$(RUN)/python -m benchmarks.kills --threads 1
 	$(RUN)/python -m benchmarks.lost_process --threads 1
 
+# Beside torch-uncertainty, in an environment of its own: it needs torchvision, and with that another torch.
+bench-rival: $(RIVAL)/.rival
+	$(RIVAL)/bin/python -m benchmarks.mc_batch_norm --threads 1
+
 clean:
-	rm -rf $(VENV) $(ZOO) site
+	rm -rf $(VENV) $(ZOO) $(RIVAL) site
 
 # One stamp per set of extras: newer than what it was installed from means up to date.
 $(RUN)/python:
@@ -77,4 +82,10 @@ $(ZOO)/.zoo: pyproject.toml constraints-zoo.txt
 	$(PYTHON) -m venv $(ZOO)
 	@echo "installing into $(ZOO), several minutes the first time ..."
 	$(ZOO)/bin/python -m pip install -qq --disable-pip-version-check -c constraints-zoo.txt -e '.[zoo]'
+	@touch $@
+
+$(RIVAL)/.rival: pyproject.toml constraints-rival.txt
+	$(PYTHON) -m venv $(RIVAL)
+	@echo "installing into $(RIVAL), several minutes the first time ..."
+	$(RIVAL)/bin/python -m pip install -qq --disable-pip-version-check -c constraints-rival.txt -e '.[train,rival]'
 	@touch $@

@@ -16,7 +16,6 @@ from tests.distributions.test_sampling import assert_uniform
 HERE = Path(networks.__file__).parent
 NAMES = [p.stem for p in sorted(HERE.glob("*.py")) if p.stem not in {"__init__", "networks", "per_example", "report"}]
 NAMES.append("graph.__main__")
-NEEDS = {"graph.__main__": "torch_pruning"}  # of the extra "studies"
 
 
 SLOW = {"kills", "lost_process", "target", "integrations", "graph.__main__"}  # whole trainings, also as other processes
@@ -24,8 +23,6 @@ SLOW = {"kills", "lost_process", "target", "integrations", "graph.__main__"}  # 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in NAMES])
 def test_smoke(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    if name in NEEDS:
-        pytest.importorskip(NEEDS[name])
     before = {p: p.read_bytes() for p in [HERE / "README.md", *HERE.glob("results/*")]}
     monkeypatch.setattr(sys, "argv", [name, "--smoke", "--threads", "1"])
     importlib.import_module(f"benchmarks.{name}").main()

@@ -5,7 +5,7 @@ it. Graph: `DependencyGraph.build_dependency` and all its groups. All in turns; 
 bytes of tensors and as the resident set, beside the network. What does not end within a minute of the processor is
 named. The last columns are the zoo's question: half of every group removed at random, is what is left right?
 
-Needs torch-pruning, which is in the extra "studies".
+Needs torch-pruning (extra "dev").
 
 Run: python -m benchmarks.graph --threads 1
 """
