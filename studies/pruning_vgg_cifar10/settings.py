@@ -71,12 +71,13 @@ FINETUNE = dataclasses.replace(BASE, epochs=8)
 NOISE = Noise(gate_lr=2e-2, batchnorm="reestimate", shrink_every=2)
 ROWS = {
     "longer": Row("trained on, no noise", None),
-    "sbp": Row("SBP", NOISE),
-    "sbpa": Row("SBPa, weights by hand", dataclasses.replace(NOISE, kl_weights="sbpa")),
-    "macs": Row("SBP, weights by MACs", dataclasses.replace(NOISE, kl_weights="macs", kl_weight=0.01)),
-    "latency": Row("SBP, weights by time", dataclasses.replace(NOISE, kl_weights="latency", kl_weight=0.01)),
+    "sbp": Row("SBP", dataclasses.replace(NOISE, kl_weight=10.0)),
+    "sbpa": Row("SBPa, weights by hand", dataclasses.replace(NOISE, kl_weights="sbpa", kl_weight=10.0)),
+    "macs": Row("SBP, weights by MACs", dataclasses.replace(NOISE, kl_weights="macs", kl_weight=0.08)),
+    "latency": Row("SBP, weights by time", dataclasses.replace(NOISE, kl_weights="latency", kl_weight=1.5)),
 }
 PLANS = {
+    "quarter": Plan("studies.networks:vgg16_quarter", "VGG-like, quarter width", ROWS, BASE, PRUNE, FINETUNE),
     "half": Plan("studies.networks:vgg16_half", "VGG-like, half width", ROWS, BASE, PRUNE, FINETUNE),
     "full": Plan("studies.networks:vgg16", "VGG-like", ROWS, BASE, PRUNE, FINETUNE),
 }
