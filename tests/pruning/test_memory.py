@@ -8,7 +8,10 @@ from torch import Tensor, nn
 
 from benchmarks.scaling.memory import PeakBytes, bytes_of
 from dither import pruning
+from dither.pruning.budget._fill import measured
+from dither.pruning.budget._price import price
 from dither.pruning.cutting import _cut
+from dither.pruning.measuring import _latency
 from tests.cases import Net
 from tests.pruning.test_cases import assert_same, drown_half
 
@@ -53,6 +56,36 @@ def test_plan_holds_no_network(net: nn.Module) -> None:
     with PeakBytes() as memory:
         pruning.plan(net, X)
     assert memory.peak <= 0.1 * bytes_of(net)
+
+
+@pytest.mark.parametrize("quantity", ["params", "macs", "latency"])
+def test_a_price_holds_no_network(net: nn.Module, quantity: str) -> None:
+    """Beside the one with a channel in each space, whose time is measured."""
+    with PeakBytes() as memory:
+        price(net, X, quantity)
+    assert memory.peak <= 0.1 * bytes_of(net)
+
+
+def test_weights_of_the_divergence_hold_a_layer(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One layer at most: the halves of the two around a space, whose time is measured."""
+    monkeypatch.setattr(_latency, "ROUNDS", (1, 1))
+    largest = max(p.numel() * p.element_size() for p in net.parameters())
+    for weights, layers in ((pruning.mac_weights, 0.25), (pruning.latency_weights, 1.5)):
+        with PeakBytes() as memory:
+            weights(net, X)
+        assert memory.peak <= layers * largest
+
+
+def test_a_plan_that_is_measured_holds_what_is_left(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_latency, "ROUNDS", (1, 1))
+    plan = pruning.plan(net, X)
+    small, largest = pruning.shrink(net, plan, X), max(p.numel() * p.element_size() for p in net.parameters())
+    with PeakBytes() as memory:
+        measured(net, plan, X, "macs")
+    assert memory.peak <= bytes_of(small) + 1.5 * largest
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    pruning.plan(net, X, multiple_of="auto")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 
 @pytest.mark.parametrize("optimizer", [False, True])

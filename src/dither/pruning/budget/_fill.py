@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 import warnings
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from ..._cost import compare, cost
 from ..._inputs import Inputs, tensors
+from ..cutting._cut import twin
 from ..cutting._plain import replace_module
 from ..measuring._latency import agree
 from ..noise._gates import gates, ungate
@@ -103,7 +103,7 @@ def fill(keep: Tensor, snr: Tensor, price: Price, budget: float) -> Tensor:
 
 def measured(net: nn.Module, plan: Plan, example_inputs: Inputs, quantity: str) -> float:
     """What the network shrunk by ``plan`` costs, as a fraction of the original; the same in all processes."""
-    original = ungate(copy.deepcopy(net))
+    original = ungate(twin(net))
     for noise in gates(original).values():
         replace_module(original, noise, nn.Identity())
     small = shrink(net, plan, example_inputs)

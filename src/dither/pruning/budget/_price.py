@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..._inputs import Inputs
+from ..cutting._cut import twin
 from ..cutting._plain import replace_module
 from ..labels import Slot, analyse
 from ..measuring._latency import seconds_of_ends, seconds_of_tensors
@@ -93,7 +93,7 @@ def price(net: nn.Module, example_inputs: Inputs, quantity: str) -> Price:
     """
     if not gates(net):
         raise ValueError("the network carries no noise; call pruning.attach(model, example_inputs) first.")
-    plain = ungate(copy.deepcopy(net))
+    plain = ungate(twin(net))
     analysis = analyse(plain, example_inputs)
     units = Units.of(net, analysis)
     for noise in gates(plain).values():  # placed by hand: it has a width of its own, and costs nothing after shrink

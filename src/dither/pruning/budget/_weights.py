@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 import torch
@@ -10,6 +9,7 @@ from torch import nn
 
 from ..._inputs import Inputs
 from ..._processes import decided, unwrapped
+from ..cutting._cut import twin
 from ..cutting._plain import replace_module
 from ..labels import analyse
 from ..measuring._latency import seconds_by_width, seconds_of_tensors
@@ -90,7 +90,7 @@ def latency_weights(net: nn.Module, example_inputs: Inputs) -> dict[str, float]:
 
 
 def _latency_weights(net: nn.Module, example_inputs: Inputs) -> dict[str, float]:
-    plain = ungate(copy.deepcopy(net))
+    plain = ungate(twin(net))
     analysis = analyse(plain, example_inputs)
     units = Units.of(net, analysis)
     for noise in gates(plain).values():

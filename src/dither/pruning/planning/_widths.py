@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 
 from torch import Tensor, nn
 
 from ..._inputs import Inputs
+from ..cutting._cut import twin
 from ..cutting._plain import replace_module
 from ..labels import Space
 from ..measuring._latency import seconds_by_width
@@ -37,7 +37,7 @@ def free_widths(
     Returns:
         The widths by name.
     """
-    plain = ungate(copy.deepcopy(net))
+    plain = ungate(twin(net))
     for noise in gates(plain).values():  # hand-placed noise has a width of its own and costs nothing after shrink
         replace_module(plain, noise, nn.Identity())
     widths = {name: count for name, (_, _, count) in wanted.items()}
