@@ -41,9 +41,11 @@ def main(arguments: list[str] | None = None) -> None:
     choosing.add_argument("--choose", action="store_true", help="train without these images, and measure on them")
     choosing.add_argument("--rate", type=float, help="Adam's rate after the base")
     choosing.add_argument("--scope", choices=SCOPES, help="ranking of the criteria of Torch-Pruning")
+    choosing.add_argument("--passes", type=int, help="over the training images, after the base")
     given = parser.parse_args(arguments)
-    if (given.rate or given.scope) and not given.choose:
-        parser.error("--rate and --scope are for --choose: the rows of the table have the rates of settings.py")
+    tried = {name: getattr(given, name) for name in ("rate", "scope", "passes") if getattr(given, name)}
+    if tried and not given.choose:
+        parser.error(f"--{next(iter(tried))} is for --choose: the rows of the table are those of settings.py")
     torch.set_num_threads(given.threads)
     cases = SMOKE if given.smoke else {name: CASES[name] for name in given.net}
     out = given.out or Path("runs/smoke" if given.smoke else "runs") / "pruning_against_the_field"
@@ -53,10 +55,12 @@ def main(arguments: list[str] | None = None) -> None:
     for name, case in cases.items():
         images = load(case, given.data)
         if given.choose:
-            images, case = held_out(images, case), changed(case, given.rate, given.scope)
+            images, case = held_out(images, case), changed(case, **tried)
         for seed in given.seed or case.seeds:
             folder = out / (f"choose-{name}-{seed}" if given.choose else f"{name}-{seed}")
-            contest = Contest(name, case, seed, folder, images, Console(), tag(given.rate, given.scope))
+            contest = Contest(
+                name, case, seed, folder, images, Console(), "".join(f"-{value}" for value in tried.values())
+            )
             run(contest, given.method or case.methods, given.size)
 
 
@@ -84,12 +88,13 @@ def held_out(images: Mapping[str, Images], case: Case) -> dict[str, Images]:
     return {"train": train, "test": dataclasses.replace(test, name="held out")}
 
 
-def changed(case: Case, rate: float | None, scope: str | None) -> Case:
-    """The case with one rate and one scope for all methods."""
-    rates = {"": rate} if rate else case.rates
-    return dataclasses.replace(case, rates=rates, scopes={"": scope} if scope else case.scopes)
-
-
-def tag(rate: float | None, scope: str | None) -> str:
-    """What tells the folders of different settings apart."""
-    return "".join(f"-{value:g}" if isinstance(value, float) else f"-{value}" for value in (rate, scope) if value)
+def changed(case: Case, rate: float | None = None, scope: str | None = None, passes: int | None = None) -> Case:
+    """The case with one rate and one scope for all methods, and so many passes after the base."""
+    after = passes or case.after
+    return dataclasses.replace(
+        case,
+        rates={"": rate} if rate else case.rates,
+        scopes={"": scope} if scope else case.scopes,
+        after=after,
+        under_noise=round(case.under_noise * after / case.after),
+    )

@@ -164,3 +164,17 @@ def test_committed_networks_are_those_in_the_results() -> None:
         small = dither.load(make_model(case.model), collect.HERE / "artifacts" / f"{name}-{size:g}x.safetensors")
         cost = dither.cost(small, torch.zeros(1, *case.shape), repeats=1, warmup=0)
         assert (cost.params, cost.macs) in {(r["params"], r["macs"]) for r in records if r["net"] == name}
+
+
+def test_settings_are_tried_on_held_out_images_only() -> None:
+    images = study.load(settings.SMOKE["digits"], None)
+    tried = study.held_out(images, settings.SMOKE["digits"])
+    assert torch.equal(torch.cat([tried["train"].pixels, tried["test"].pixels]), images["train"].pixels)
+    with pytest.raises(SystemExit):
+        study.main(["--smoke", "--rate", "1e-2"])
+
+
+def test_fewer_passes_have_the_same_share_under_noise() -> None:
+    case = study.changed(settings.CASES["lenet5"], rate=3e-3, passes=10)
+    assert (case.after, case.under_noise) == (10, 6)
+    assert (case.rate("l1"), case.scope("l1")) == (3e-3, settings.CASES["lenet5"].scope("l1"))
