@@ -28,13 +28,12 @@ BATCH, REPEATS = 64, 30
 def collect(runs: Path, target: Path, cases: Mapping[str, Case]) -> None:
     """Measures every complete row under ``runs`` and writes everything that is committed into ``target``."""
     order = list(METHODS)
-    found = {path.parent: json.loads(path.read_text("utf-8")) for path in runs.glob("*-*/*x/*/record.json")}
-    chosen = {folder: r for folder, r in found.items() if not folder.relative_to(runs).parts[0].startswith("choose-")}
-    if not chosen:
+    found = {path.parent: json.loads(path.read_text("utf-8")) for path in runs.glob("*/*x/*/record.json")}
+    if not found:
         raise SystemExit(f"no finished row in {runs}; train some first, see --help")
-    records = list(chosen.values())
+    records = list(found.values())
     records.sort(key=lambda r: (list(cases).index(r["net"]), r["size"], order.index(r["method"]), r["seed"]))
-    for folder, record in chosen.items():
+    for folder, record in found.items():
         record |= latency(folder, cases[record["net"]])
     results = {"machine": machine(), "versions": versions(), "batch": BATCH, "records": records}
     target.mkdir(parents=True, exist_ok=True)

@@ -38,6 +38,7 @@ class Contest:
         folder: where everything is kept.
         images: "train", and "test" for the final numbers.
         console: where progress goes; None is quiet.
+        rows: folder of the rows inside; the base is shared.
         tag: ends the name of each method's folder; tells settings apart that are tried.
     """
 
@@ -47,10 +48,11 @@ class Contest:
     folder: Path
     images: Mapping[str, Images]
     console: Console | None = None
+    rows: Path = Path()
     tag: str = ""
 
     def folder_of(self, method: str, size: float) -> Path:
-        return self.folder / f"{size:g}x" / f"{method}{self.tag}"
+        return self.folder / self.rows / f"{size:g}x" / f"{method}{self.tag}"
 
     def row(self, method: str, size: float) -> dict[str, Any]:
         """The record of one method at one size."""

@@ -63,7 +63,7 @@ class Case:
         columns: layers whose single inputs get noise too in the row "sbp_columns"; () leaves the row out.
         rates: Adam's rate after the base, by method; "" is for those that are not named.
         scopes: ranking of a criterion, by method; "" is for those that are not named.
-        held_out: the last training images, on which settings are chosen.
+        held_out: the last training images, on which settings are chosen; nobody trains on them.
         has_batchnorm: whether "bn_scale" exists.
         bfloat16: precision of the training.
         seeds: of the rows in the table.

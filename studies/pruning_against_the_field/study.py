@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--smoke", action="store_true", help="a minute on the digits: does every step work?")
     parser.add_argument("--collect", action="store_true", help="measure times of finished runs, write all tables")
     choosing = parser.add_argument_group("choosing settings, on held-out training images instead of the test images")
-    choosing.add_argument("--choose", action="store_true", help="train without these images, and measure on them")
+    choosing.add_argument("--choose", action="store_true", help="measure on these images")
     choosing.add_argument("--rate", type=float, help="Adam's rate after the base")
     choosing.add_argument("--scope", choices=SCOPES, help="ranking of the criteria of Torch-Pruning")
     choosing.add_argument("--passes", type=int, help="over the training images, after the base")
@@ -53,14 +53,12 @@ def main(arguments: list[str] | None = None) -> None:
         collect(out, Path(__file__).parent if not given.smoke else out, {**CASES, **SMOKE})
         return
     for name, case in cases.items():
-        images = load(case, given.data)
-        if given.choose:
-            images, case = held_out(images, case), changed(case, **tried)
+        images = part(load(case, given.data), case, choosing=given.choose)
+        case = changed(case, **tried)
         for seed in given.seed or case.seeds:
-            folder = out / (f"choose-{name}-{seed}" if given.choose else f"{name}-{seed}")
-            contest = Contest(
-                name, case, seed, folder, images, Console(), "".join(f"-{value}" for value in tried.values())
-            )
+            rows = Path("choose" if given.choose else ".")
+            tag = "".join(f"-{value}" for value in tried.values())
+            contest = Contest(name, case, seed, out / f"{name}-{seed}", images, Console(), rows, tag)
             run(contest, given.method or case.methods, given.size)
 
 
@@ -82,10 +80,10 @@ def load(case: Case, data: str | None) -> dict[str, Images]:
     return mnist(data) if case.data == "mnist" else cifar10(data)
 
 
-def held_out(images: Mapping[str, Images], case: Case) -> dict[str, Images]:
-    """The training images without the last ones, and these in place of the test images."""
-    train, test = images["train"].split_last(case.held_out)
-    return {"train": train, "test": dataclasses.replace(test, name="held out")}
+def part(images: Mapping[str, Images], case: Case, *, choosing: bool) -> dict[str, Images]:
+    """The last training images are held out, for everybody; to choose settings they stand in for the test images."""
+    train, held_out = images["train"].split_last(case.held_out)
+    return {"train": train, "test": dataclasses.replace(held_out, name="held out") if choosing else images["test"]}
 
 
 def changed(case: Case, rate: float | None = None, scope: str | None = None, passes: int | None = None) -> Case:

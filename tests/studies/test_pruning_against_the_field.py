@@ -166,10 +166,13 @@ def test_committed_networks_are_those_in_the_results() -> None:
         assert (cost.params, cost.macs) in {(r["params"], r["macs"]) for r in records if r["net"] == name}
 
 
-def test_settings_are_tried_on_held_out_images_only() -> None:
-    images = study.load(settings.SMOKE["digits"], None)
-    tried = study.held_out(images, settings.SMOKE["digits"])
-    assert torch.equal(torch.cat([tried["train"].pixels, tried["test"].pixels]), images["train"].pixels)
+def test_held_out_images_are_never_trained_on() -> None:
+    case = settings.SMOKE["digits"]
+    images = study.load(case, None)
+    real, choosing = (study.part(images, case, choosing=choosing) for choosing in (False, True))
+    assert torch.equal(torch.cat([real["train"].pixels, choosing["test"].pixels]), images["train"].pixels)
+    assert real["test"] is images["test"]
+    assert len(choosing["test"]) == case.held_out
     with pytest.raises(SystemExit):
         study.main(["--smoke", "--rate", "1e-2"])
 
