@@ -112,7 +112,7 @@ class Contest:
             return quantiles({name: torch.arange(size) for name, size in self.channels.sizes.items()})
         batches = Batches(self.images["train"], self.case.base, self.seed).epoch(0)
         found = rivals.scores(method, self.base, self.example, batches)
-        return quantiles(found) if self.case.scope(method) == "local" else found
+        return quantiles(found) if self.case.scope == "local" else found
 
     def under_noise(self, method: str, size: float) -> tuple[pruning.Plan, nn.Module]:
         """Trains the base under noise that is steered to the size, once for all criteria that read it."""
@@ -165,7 +165,7 @@ class Contest:
             "macs": costs.small.macs,
             "params_ratio": costs.params_ratio,
             "macs_ratio": costs.macs_ratio,
-            "scope": self.case.scope(method) if method in rivals.NAMES else None,
+            "scope": self.case.scope if method in rivals.NAMES else None,
             "training": asdict(fit),
         }
 

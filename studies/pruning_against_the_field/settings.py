@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from dither.training import Fit, Noise, Recipe
 
-# How the channels of different layers are ranked against each other.
+STARTS = ("whole", "base", "noise", "fresh")
 SCOPES = ("global", "local")
 
 
@@ -61,8 +61,9 @@ class Case:
         sizes: multiply-accumulates, original divided by pruned.
         noise: SBP's settings; the target is set for each size.
         columns: layers whose single inputs get noise too in the row "sbp_columns"; () leaves the row out.
-        rates: Adam's rate after the base, by method; "" is for those that are not named.
-        scopes: ranking of a criterion, by method; "" is for those that are not named.
+        rates: Adam's rate after the base, by what a method starts from.
+        scope: whether the criteria of Torch-Pruning rank the channels of all layers together, or each layer loses the
+            same fraction.
         held_out: the last training images, on which settings are chosen; nobody trains on them.
         has_batchnorm: whether "bn_scale" exists.
         bfloat16: precision of the training.
@@ -79,8 +80,8 @@ class Case:
     sizes: tuple[float, ...]
     noise: Noise
     columns: tuple[str, ...] = ()
-    rates: Mapping[str, float] = field(default_factory=lambda: {"": 1e-3})
-    scopes: Mapping[str, str] = field(default_factory=lambda: {"": "global"})
+    rates: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(STARTS, 1e-3))
+    scope: str = "global"
     held_out: int = 10_000
     has_batchnorm: bool = True
     bfloat16: bool = True
@@ -96,10 +97,7 @@ class Case:
         return (1.0,) if METHODS[method].start == "whole" else self.sizes
 
     def rate(self, method: str) -> float:
-        return self.rates.get(method, self.rates[""])
-
-    def scope(self, method: str) -> str:
-        return self.scopes.get(method, self.scopes[""])
+        return self.rates[METHODS[method].start]
 
     def training(self, method: str) -> Fit:
         """What follows the decision. All rates follow one curve: constant until SBP's noise ends, then linear to 0."""
@@ -156,6 +154,7 @@ CASES = {
         sizes=(8.5, 15.0),
         noise=Noise(gate_lr=2e-2),
         columns=("fc1",),
+        rates={"whole": 1e-3, "base": 3e-3, "noise": 1e-3, "fresh": 3e-3},
         has_batchnorm=False,
     ),
     "vgg16": _VGG,

@@ -91,8 +91,8 @@ def changed(case: Case, rate: float | None = None, scope: str | None = None, pas
     after = passes or case.after
     return dataclasses.replace(
         case,
-        rates={"": rate} if rate else case.rates,
-        scopes={"": scope} if scope else case.scopes,
+        rates=dict.fromkeys(case.rates, rate) if rate else case.rates,
+        scope=scope or case.scope,
         after=after,
         under_noise=round(case.under_noise * after / case.after),
     )

@@ -180,4 +180,4 @@ def test_held_out_images_are_never_trained_on() -> None:
 def test_fewer_passes_have_the_same_share_under_noise() -> None:
     case = study.changed(settings.CASES["lenet5"], rate=3e-3, passes=10)
     assert (case.after, case.under_noise) == (10, 6)
-    assert (case.rate("l1"), case.scope("l1")) == (3e-3, settings.CASES["lenet5"].scope("l1"))
+    assert (case.rate("l1"), case.rate("uniform"), case.scope) == (3e-3, 3e-3, settings.CASES["lenet5"].scope)
