@@ -50,7 +50,16 @@ def recipe(data: str, method: str, seed: int) -> Recipe:
     model = f"{HERE}:{data}_{'dropout' if method == 'dropout' else 'plain'}"
     none = dataclasses.replace(FIT, epochs=0)
     base, prune = (none, FIT) if method == "sbp" else (FIT, none)
-    return Recipe(model, data, base=base, prune=prune, noise=Noise(), seed=seed)
+    return Recipe(
+        model,
+        data,
+        base=base,
+        prune=prune,
+        noise=Noise(),
+        seed=seed,
+        mixed_precision="bf16",
+        channels_last=True,
+    )
 
 
 def images(data: str, source: str | None, number: int, random: bool, seed: int) -> Images:

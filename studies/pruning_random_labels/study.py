@@ -4,6 +4,7 @@ Paper:   with random labels SBP removes everything instead of memorising them; n
 Run:     python -m studies.pruning_random_labels --threads 1        # everything that is not there yet; resumes
 Differs: LeNet-5 on the first 10,000 images of MNIST and of CIFAR-10 (cropped to 28x28), 100 epochs; the paper trains on
          all images, and a VGG-like network on CIFAR-10. Dropout is 1/2 in front of the two fully connected layers.
+         Everything is trained in bfloat16.
 """
 
 from __future__ import annotations
