@@ -114,6 +114,24 @@ def test_an_average_is_a_network_with_noise_of_its_own(average: str | float, buf
     assert torch.equal(ema(X), expected_draw)
 
 
+def test_indices_that_an_average_has_rounded_are_put_back() -> None:
+    """What docs/integrations.md says: torch truncates the averages of integers, and the columns that are read move."""
+    net = pruning.attach(nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 4)), X, features=["0"])
+    with torch.no_grad():
+        pruning.gates(net)["0[in]"].log_scale[:3] = 3.0
+    small = pruning.shrink(net, pruning.plan(net, X), X)
+    assert isinstance(small[0], pruning.SelectedLinear)
+    assert small[0].index.tolist() == [3, 4, 5]
+    ema = swa_utils.AveragedModel(small, use_buffers=True, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.9))
+    for _ in range(3):
+        ema.update_parameters(small)
+    assert not torch.equal(ema.module[0].index, small[0].index)
+    for a, b in zip(ema.module.buffers(), small.buffers(), strict=True):
+        a.is_floating_point() or a.copy_(b)
+    assert torch.equal(ema.module[0].index, small[0].index)
+    torch.testing.assert_close(ema(X), small(X))
+
+
 def test_an_average_is_planned_and_shrunk() -> None:
     net = network()
     ema = swa_utils.AveragedModel(net, use_buffers=True, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.9))
