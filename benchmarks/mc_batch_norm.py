@@ -133,7 +133,8 @@ def main() -> None:
                 row += [times(against), *(f"{gap:.1g}" for gap in gaps)]
             records.append(record)
             table.append(row)
-    finish("mc_batch_norm", chosen, records, table)
+    made_by = f", {RIVAL} {version(RIVAL)}" if INSTALLED else ""
+    finish("mc_batch_norm", chosen, records, table, f"rounds in turns{made_by}; median (quartiles)")
 
 
 if __name__ == "__main__":

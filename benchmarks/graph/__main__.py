@@ -16,6 +16,7 @@ import argparse
 import warnings
 from dataclasses import asdict
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 from benchmarks.graph.measure import ANSWERS, LIMIT, REMOVALS, SEED, apart, measure
@@ -77,7 +78,9 @@ def verdict(result: dict[str, Any] | None) -> str:
 def main() -> None:
     chosen = options(__doc__ or "", repeats=15)
     records = [compare(entry, chosen) for entry in (SMOKE if chosen.smoke else FULL)]
-    finish("graph", chosen, records, [HEADER, *map(row, records)])
+    made_by = ", ".join(f"{name} {version(name)}" for name in ("torch-pruning", "transformers"))
+    runs = f"rounds in turns, {made_by}; median (quartiles)"
+    finish("graph", chosen, [{**record, "made_by": made_by} for record in records], [HEADER, *map(row, records)], runs)
 
 
 if __name__ == "__main__":
