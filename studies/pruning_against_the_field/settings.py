@@ -154,7 +154,7 @@ CASES = {
         sizes=(8.5, 15.0),
         noise=Noise(gate_lr=2e-2),
         columns=("fc1",),
-        rates={"whole": 1e-3, "base": 3e-3, "noise": 1e-3, "fresh": 3e-3},
+        rates={"whole": 1e-3, "base": 3e-3, "noise": 3e-3, "fresh": 3e-3},
         has_batchnorm=False,
     ),
     "vgg16": _VGG,
