@@ -11,8 +11,8 @@ from dither import figures
 from dither.figures import _style as style
 from dither.training._report import machine, versions
 from studies.batchnorm_batch_size.settings import LINES, Plan
-from studies.doubt.tables import fill_docstring, monte_carlo, spread
-from studies.fill import fill
+from studies.doubt.tables import monte_carlo
+from studies.fill import fill, fill_docstring, spread
 
 HERE = Path(__file__).parent
 METRICS = {"NLL": ("nll", 1, 4), "NLL, calibrated": ("nll_calibrated", 1, 4), "AUROC": ("ood_auroc", 1, 3)}

@@ -13,8 +13,8 @@ from studies.doubt.collect import compare_pairs, rows
 from studies.doubt.evaluate import Questions
 from studies.doubt.pictures import draw
 from studies.doubt.settings import Settings
-from studies.doubt.tables import docstring_lines, fill_docstring, make_table, paper_rows
-from studies.fill import fill
+from studies.doubt.tables import docstring_lines, make_table, paper_rows
+from studies.fill import fill, fill_docstring
 
 HERE = Path(__file__).parent
 EXPECTED = HERE / "expected.toml"

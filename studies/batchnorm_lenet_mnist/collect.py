@@ -11,8 +11,8 @@ from studies.doubt.collect import compare_pairs, rows
 from studies.doubt.evaluate import Questions
 from studies.doubt.pictures import draw
 from studies.doubt.settings import Settings
-from studies.doubt.tables import docstring_lines, fill_docstring, make_table, paper_rows
-from studies.fill import fill
+from studies.doubt.tables import docstring_lines, make_table, paper_rows
+from studies.fill import fill, fill_docstring
 
 HERE = Path(__file__).parent
 EXPECTED = HERE / "expected.toml"
@@ -30,6 +30,5 @@ def collect(out: Path, target: Path, settings: Settings, questions: Questions, t
     print(table)
     if target == HERE:
         fill(HERE / "README.md", HERE.name, table)
-        fill(HERE.parents[1] / "README.md", HERE.name, table.split("\n\n")[0])
         lines = [*docstring_lines(records, settings), "means over networks (results.json)"]
         fill_docstring(HERE / "study.py", lines)

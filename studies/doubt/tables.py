@@ -1,14 +1,13 @@
-"""Records as tables, and the measured rows in a study's own first lines."""
+"""Records as tables, and as the first lines of a study."""
 
 from __future__ import annotations
 
-import re
-import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
 from studies.doubt.settings import Settings
+from studies.fill import spread
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -86,13 +85,6 @@ def monte_carlo(records: list[dict[str, Any]]) -> str:
     )
 
 
-def spread(records: list[dict[str, Any]], key: str, factor: float, digits: int) -> str:
-    """Mean, and standard deviation where there are several networks."""
-    values = [factor * record[key] for record in records]
-    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{deviation}"
-
-
 def docstring_lines(records: list[dict[str, Any]], settings: Settings) -> list[str]:
     """The measured rows for the study's first lines."""
     lines: list[str] = []
@@ -103,10 +95,3 @@ def docstring_lines(records: list[dict[str, Any]], settings: Settings) -> list[s
             error, nll, auroc = (spread(mine, *COLUMNS[c]) for c in ("error %", "NLL", "AUROC"))
             lines.append(f"{title}: {error} % error, NLL {nll}, {settings.names[1]} AUROC {auroc}")
     return lines
-
-
-def fill_docstring(path: Path, lines: list[str]) -> None:
-    """Writes the measured rows into the study's own first lines."""
-    ours = "Ours:    " + "\n         ".join(lines) + "\n"
-    text = path.read_text(encoding="utf-8")
-    path.write_text(re.sub(r"Ours:    .*?\n(?=Run:)", lambda _: ours, text, count=1, flags=re.DOTALL), encoding="utf-8")

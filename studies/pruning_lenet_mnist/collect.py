@@ -46,7 +46,6 @@ def collect(runs: Path, target: Path, *, threads: int) -> None:
     print(table)
     if target == HERE:
         fill(HERE / "README.md", HERE.name, table)
-        fill(HERE.parents[1] / "README.md", HERE.name, table)
         fill_docstring(HERE / "study.py", docstring_lines(records))
 
 

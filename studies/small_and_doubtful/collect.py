@@ -17,8 +17,8 @@ from dither._cost import Spread, ratio, time_in_turns
 from dither.training import Images, make_model
 from dither.training._report import machine, versions
 from studies.doubt.evaluate import precision
-from studies.doubt.tables import COLUMNS, fill_docstring, monte_carlo, spread
-from studies.fill import fill
+from studies.doubt.tables import COLUMNS, monte_carlo
+from studies.fill import fill, fill_docstring, spread
 from studies.small_and_doubtful.settings import FULL, METHODS, Plan, under
 
 HERE = Path(__file__).parent
@@ -54,8 +54,6 @@ def collect(out: Path, target: Path, plans: dict[str, Plan], train: dict[str, Im
         lines += [f"{plan.title}:", *(f"  {x}" for x in docstring_lines(results[name]["records"]))]
         if target == HERE:
             fill(HERE / "README.md", f"{HERE.name}:{name}", table)
-            if name == "lenet5":
-                fill(HERE.parents[1] / "README.md", HERE.name, table)
     if target == HERE:
         last = (
             "error, NLL, AUROC of what is outside, time for 64 images in passes of the dense network: means over seeds"

@@ -115,13 +115,6 @@ def test_curve_averages_blocks_of_samples() -> None:
     torch.testing.assert_close(nll, -torch.stack([log[:3].mean(), log[3], log[1]]), atol=1e-6, rtol=0)
 
 
-def test_docstring_is_filled_between_ours_and_run(tmp_path: Path) -> None:
-    path = tmp_path / "study.py"
-    path.write_text('"""What.\n\nOurs:    old\n         older\nRun:     this\n"""\n')
-    tables.fill_docstring(path, ["new", "newer"])
-    assert path.read_text() == '"""What.\n\nOurs:    new\n         newer\nRun:     this\n"""\n'
-
-
 def committed() -> dict[str, Any]:
     path = collect.HERE / "results.json"
     if not path.exists():

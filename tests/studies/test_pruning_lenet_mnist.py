@@ -8,7 +8,6 @@ import torch
 
 import dither
 from dither.training import make_model
-from studies.fill import fill
 from studies.pruning_lenet_mnist import collect, study
 
 FIELDS = {
@@ -37,17 +36,6 @@ def test_smoke_run_from_training_to_tables(
 def test_collecting_nothing_says_so(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="no finished run"):
         study.main(["--collect", "--out", str(tmp_path)])
-
-
-def test_tables_go_between_the_marks_and_nowhere_else(tmp_path: Path) -> None:
-    path = tmp_path / "README.md"
-    path.write_text("before\n<!-- study:this -->\nold\n<!-- /study -->\nafter\n")
-    for table in ("| new |", "| newer |"):
-        fill(path, "this", table)
-        assert path.read_text() == f"before\n<!-- study:this -->\n{table}\n<!-- /study -->\nafter\n"
-    with pytest.raises(SystemExit, match="no marks <!-- study:other -->"):
-        fill(path, "other", "| lost |")
-    assert "lost" not in path.read_text()
 
 
 def test_means_and_deviations_are_over_seeds() -> None:

@@ -1,0 +1,146 @@
+"""One line of every study for the README, from the results that are committed: ``python -m studies.headlines``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from studies.fill import fill, spread
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+HERE = Path(__file__).parent
+Records = list[dict[str, Any]]
+
+
+def main() -> None:
+    fill(HERE.parent / "README.md", "headlines", table())
+
+
+def table() -> str:
+    """The lines of all studies that have results."""
+    rows = [
+        f"| {cells[0]} | {cells[1]} | {cells[2]} | [{name}](studies/{name}/README.md) |"
+        for name, lines in STUDIES.items()
+        if (path := HERE / name / "results.json").exists()
+        for cells in lines(json.loads(path.read_text(encoding="utf-8")))
+    ]
+    return "\n".join(["| | paper | here | study |", "|---|---|---|---|", *rows])
+
+
+def pruned_lenets(results: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    for net, title in (("lenet5", "LeNet-5"), ("lenet_500_300", "LeNet-500-300")):
+        before, after = (pick(results["records"], net=net, method=method) for method in ("original", "sbp"))
+        theirs = {row["method"]: row for row in expected("pruning_lenet_mnist") if row["net"] == net}
+        yield (
+            f"{title} on MNIST, pruned: error; multiply-accumulates; time on a CPU, batch 64",
+            f"{theirs['original']['error_pct']:.2f} -> {theirs['sbp']['error_pct']:.2f} %; "
+            f"{theirs['sbp']['macs_ratio']:.1f}x fewer; {theirs['sbp']['latency_ratio']:.1f}x",
+            f"{spread(before, 'error_pct')} -> {spread(after, 'error_pct')} %; "
+            f"{spread(after, 'macs_ratio')}x fewer; {spread(after, 'latency_ratio_b64')}x",
+        )
+
+
+def pruned_vgg(results: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    theirs = {row["method"]: row for row in expected("pruning_vgg_cifar10")}
+    for net in dict.fromkeys(record["net"] for record in results["records"]):
+        mine = pick(results["records"], net=net, row="macs")
+        if mine:
+            yield (
+                f"VGG-like on CIFAR-10, {net} width, pruned with KL weights by MACs: the same",
+                f"{theirs['base']['error_pct']:.1f} -> {theirs['sbp']['error_pct']:.1f} %; "
+                f"{theirs['sbp']['macs_ratio']:.1f}x fewer; {theirs['sbp']['latency_ratio']:.1f}x",
+                f"{spread(mine, 'base_error_pct')} -> {spread(mine, 'error_pct')} %; "
+                f"{spread(mine, 'macs_ratio')}x fewer; {spread(mine, 'latency_ratio_b64')}x",
+            )
+
+
+def against_the_field(results: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    from studies.pruning_against_the_field.settings import METHODS
+
+    for net in dict.fromkeys(record["net"] for record in results["records"]):
+        for size in sorted({r["size"] for r in pick(results["records"], net=net, method="sbp")}):
+            here = pick(results["records"], net=net, size=size)
+            errors = {
+                METHODS[method].title.replace("*", ""): spread(pick(here, method=method), "error_pct")
+                for method in METHODS
+                if pick(here, method=method)
+            }
+            said = ", ".join(f"{title} {error}" for title, error in errors.items())
+            yield f"{net} at {size:g}x fewer multiply-accumulates, same budget, error %", "", said
+
+
+def random_labels(results: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    for data in dict.fromkeys(record["data"] for record in results["records"]):
+        found = {r["method"]: r for r in pick(results["records"], data=data, labels="random")}
+        if {"plain", "sbp"} <= found.keys():
+            yield (
+                f"{data} with random labels: channels that SBP keeps; what a plain network learns by heart",
+                "nothing is kept",
+                f"{found['sbp']['kept_pct'][-1]:.1f} %; {found['plain']['accuracy_pct'][-1]:.1f} % of the labels",
+            )
+
+
+def doubt(results: dict[str, Any], title: str) -> Iterator[tuple[str, str, str]]:
+    for without, sampled, what in (("single", "sbn", "network"), ("ensemble", "ensemble + sbn", "ensemble of 6")):
+        before, after = (pick(results["records"], method=method) for method in (without, sampled))
+        if before and after:
+            raw, calibrated = (
+                f"{spread(before, key, digits=4)} -> {spread(after, key, digits=4)}"
+                for key in ("nll", "nll_calibrated")
+            )
+            yield f"{title}, {what}: NLL without and with SBN; both calibrated", "", f"{raw}; {calibrated}"
+
+
+def lenet_doubt(results: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    yield from doubt(results, "LeNet-5 on MNIST")
+
+
+def cifar5_doubt(results: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    for net, title in (("vgg11", "VGG-11"), ("resnet18", "ResNet-18")):
+        if net in results:
+            yield from doubt(results[net], f"{title} on CIFAR-5")
+
+
+def both(results: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    for net, title in (("lenet5", "LeNet-5 on MNIST"), ("vgg11", "VGG-11 on CIFAR-5")):
+        if net in results:
+            every, last = (
+                pick(results[net]["records"], method=method) for method in ("pruned + sbn", "pruned + sbn, last two")
+            )
+            yield (
+                f"{title}: 16 samples of the pruned network, in passes of the dense one",
+                "",
+                f"{spread(every, 'time_of_dense_passes')}; {spread(last, 'time_of_dense_passes')} with the last two "
+                "BatchNorms sampled",
+            )
+
+
+STUDIES: dict[str, Callable[[dict[str, Any]], Iterator[tuple[str, str, str]]]] = {
+    "pruning_lenet_mnist": pruned_lenets,
+    "pruning_vgg_cifar10": pruned_vgg,
+    "pruning_against_the_field": against_the_field,
+    "pruning_random_labels": random_labels,
+    "batchnorm_lenet_mnist": lenet_doubt,
+    "batchnorm_cifar5": cifar5_doubt,
+    "small_and_doubtful": both,
+}
+
+
+def pick(records: Records, **wanted: Any) -> Records:
+    """The records with these values."""
+    return [record for record in records if all(record.get(key) == value for key, value in wanted.items())]
+
+
+def expected(study: str) -> Records:
+    return tomllib.loads((HERE / study / "expected.toml").read_text(encoding="utf-8"))["row"]
+
+
+if __name__ == "__main__":
+    main()
