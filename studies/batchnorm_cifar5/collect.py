@@ -21,7 +21,13 @@ EXPECTED = HERE / "expected.toml"
 
 
 def collect(
-    out: Path, target: Path, settings: dict[str, Settings], questions: dict[str, Questions], train: dict[str, Images]
+    out: Path,
+    target: Path,
+    settings: dict[str, Settings],
+    questions: dict[str, Questions],
+    train: dict[str, Images],
+    *,
+    clock: bool,
 ) -> None:
     """Makes everything that is committed from the records under ``out``, and writes it into ``target``.
 
@@ -37,7 +43,7 @@ def collect(
     path = target / "results.json"
     results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for name in there:
-        answers, records = rows(out / name, settings[name], questions[name], train[name])
+        answers, records = rows(out / name, settings[name], questions[name], train[name], clock=clock)
         pairs = compare_pairs(answers, records, questions[name], settings[name].pairs)
         results[name] = {"machine": machine(), "versions": versions(), "records": records, "pairs": pairs}
         draw(answers, records, questions[name], settings[name], target / "artifacts" / name)

@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="folder of the runs (default: runs/batchnorm_cifar5)")
     parser.add_argument("--smoke", action="store_true", help="a minute on coloured digits: does every step work?")
     parser.add_argument("--collect", action="store_true", help="ensembles, times, tables and figures of what is there")
+    parser.add_argument("--untimed", action="store_true", help="with --collect: no times, because something else runs")
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     every = {name: (SMOKE if given.smoke else FULL)[name] for name in given.network}
@@ -45,7 +46,9 @@ def main(arguments: list[str] | None = None) -> None:
         questions = {name: questions_of(images, outside, settings) for name, settings in every.items()}
         seen = images["train"].only(CLASSES)
         train = {name: seen.split_last(settings.validation)[0] for name, settings in every.items()}
-        collect(out, Path(__file__).parent if not given.smoke else out, every, questions, train)
+        collect(
+            out, Path(__file__).parent if not given.smoke else out, every, questions, train, clock=not given.untimed
+        )
         return
     for name, settings in every.items():
         for net in (net for net in given.net if net in settings.nets):

@@ -23,8 +23,20 @@ Kept = dict[tuple[str, int], Answers]
 """Predictions by method and seed."""
 
 
-def rows(out: Path, settings: Settings, questions: Questions, train: Images) -> tuple[Kept, list[dict[str, Any]]]:
+def rows(
+    out: Path, settings: Settings, questions: Questions, train: Images, *, clock: bool = True
+) -> tuple[Kept, list[dict[str, Any]]]:
     """Everything that is finished under ``out``, with ensembles and times, in the order of the table.
+
+    Args:
+        out: folder with records and predictions.
+        settings: the study's.
+        questions: what was asked.
+        train: the images that were trained on.
+        clock: whether times are measured; None stands in their place if not, because something else runs here.
+
+    Returns:
+        The predictions and the records.
 
     Raises:
         SystemExit: If nothing is finished.
@@ -42,9 +54,11 @@ def rows(out: Path, settings: Settings, questions: Questions, train: Images) -> 
             records.append({**common, "method": name, "seed": 0, "members": members, **score(made, questions)})
     order = list(settings.titles)
     records.sort(key=lambda r: (order.index(r["method"]), r["seed"]))
-    seconds = measure_seconds(out, settings, questions, train, {timed(r["method"]): r["members"] for r in records})
+    wanted = {timed(r["method"]): r["members"] for r in records} if clock else {}
+    seconds = measure_seconds(out, settings, questions, train, wanted)
     for record in records:
-        record["seconds_per_1000"] = seconds[timed(record["method"])].median
+        found = seconds.get(timed(record["method"]))
+        record["seconds_per_1000"] = None if found is None else found.median
     return answers, records
 
 

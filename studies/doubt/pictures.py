@@ -15,10 +15,10 @@ from studies.doubt.settings import Settings
 
 
 def draw(answers: Kept, records: list[dict[str, Any]], questions: Questions, settings: Settings, target: Path) -> None:
-    """Entropies inside and outside, reliability, and NLL against the number of samples.
+    """Entropies inside and outside, reliability, and NLL against the number of samples, of the methods that are there.
 
     Raises:
-        SystemExit: If no seed has all methods that are to be shown.
+        SystemExit: If no seed has all of them.
     """
     target.mkdir(parents=True, exist_ok=True)
     shown, names = settings.shown, settings.titles | settings.shown.names
@@ -32,17 +32,19 @@ def draw(answers: Kept, records: list[dict[str, Any]], questions: Questions, set
     figures.save(figure, target / "entropy.png")
 
     # Networks of the same seeds for every line.
-    wanted = (*shown.reliability, *shown.samples)
+    there = {method for method, _ in answers}
+    reliability, samples = ([m for m in those if m in there] for those in (shown.reliability, shown.samples))
+    wanted = (*reliability, *samples)
     seeds = sorted(set.intersection(*({seed for m, seed in answers if m == name} for name in wanted)))
     if not seeds:
         raise SystemExit(f"the figures need at least one seed of each of {', '.join(wanted)}")
-    pooled = {names[m]: torch.cat([split[m, seed][0] for seed in seeds]) for m in shown.reliability}
+    pooled = {names[m]: torch.cat([split[m, seed][0] for seed in seeds]) for m in reliability}
     figures.save(
         figures.reliability_diagram(pooled, questions.inside.labels.repeat(len(seeds))), target / "reliability.png"
     )
 
     curves: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
-    for m in shown.samples:
+    for m in samples:
         made = [curve(answers[m, seed], settings.checks) for seed in seeds]
         mean, spread = (torch.stack([c[i] for c in made]).mean(0) for i in (1, 2))
         curves[names[m]] = (made[0][0], mean, spread)

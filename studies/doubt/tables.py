@@ -51,10 +51,9 @@ def make_table(
             nets = sum(len(record["members"]) for record in mine)
             cells = " | ".join(spread(mine, *how) for how in COLUMNS.values())
             title = title.format(n=nets)
-            lines.append(
-                f"| {title} | {theirs} | {nets} | {cells} | {mine[0]['num_samples']} | "
-                f"{mine[0]['seconds_per_1000']:.2g} |"
-            )
+            seconds = mine[0]["seconds_per_1000"]
+            time = "" if seconds is None else f"{seconds:.2g}"
+            lines.append(f"| {title} | {theirs} | {nets} | {cells} | {mine[0]['num_samples']} | {time} |")
     inside, outside = settings.names
     lines += [
         "",
