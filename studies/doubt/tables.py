@@ -55,11 +55,13 @@ def make_table(
             time = "" if seconds is None else f"{seconds:.2g}"
             lines.append(f"| {title} | {theirs} | {nets} | {cells} | {mine[0]['num_samples']} | {time} |")
     inside, outside = settings.names
+    timed = any(record["seconds_per_1000"] is not None for record in records)
+    clock = f"{machine['cpu']}, {machine['threads']} thread, torch {versions['torch']}, medians of runs in turns"
     lines += [
         "",
         f"Mean ± standard deviation over networks (an ensemble is one). AUROC, AUPR and FPR95: {outside} against "
         f"{inside} by the entropy of the mean. {monte_carlo(records)} "
-        f"Times: {machine['cpu']}, {machine['threads']} thread, torch {versions['torch']}, medians of runs in turns.",
+        f"Times: {clock if timed else 'not measured yet'}.",
         "",
         "| NLL with minus NLL without, same network | seed | raw | calibrated |",
         "|---|---|---|---|",
