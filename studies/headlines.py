@@ -72,8 +72,8 @@ def against_the_field(results: dict[str, Any]) -> Iterator[tuple[str, str, str]]
                 for method in METHODS
                 if pick(here, method=method)
             }
-            said = ", ".join(f"{title} {error}" for title, error in errors.items())
-            yield f"{net} at {size:g}x fewer multiply-accumulates, same budget, error %", "", said
+            found = ", ".join(f"{title} {error}" for title, error in errors.items())
+            yield f"{net} at {size:g}x fewer multiply-accumulates, same budget, error %", "", found
 
 
 def random_labels(results: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -87,7 +87,8 @@ def random_labels(results: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
             )
 
 
-def doubt(results: dict[str, Any], title: str) -> Iterator[tuple[str, str, str]]:
+def doubt(results: dict[str, Any], title: str, paper: Records) -> Iterator[tuple[str, str, str]]:
+    theirs = {row["method"]: f"{row['nll']:.3f}" for row in paper}
     for without, sampled, what in (("single", "sbn", "network"), ("ensemble", "ensemble + sbn", "ensemble of 6")):
         before, after = (pick(results["records"], method=method) for method in (without, sampled))
         if before and after:
@@ -95,17 +96,18 @@ def doubt(results: dict[str, Any], title: str) -> Iterator[tuple[str, str, str]]
                 f"{spread(before, key, digits=4)} -> {spread(after, key, digits=4)}"
                 for key in ("nll", "nll_calibrated")
             )
-            yield f"{title}, {what}: NLL without and with SBN; both calibrated", "", f"{raw}; {calibrated}"
+            said = f"{theirs.get(without, '?')} -> {theirs[sampled]}"
+            yield f"{title}, {what}: NLL without and with SBN; both calibrated", said, f"{raw}; {calibrated}"
 
 
 def lenet_doubt(results: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    yield from doubt(results, "LeNet-5 on MNIST")
+    yield from doubt(results, "LeNet-5 on MNIST", expected("batchnorm_lenet_mnist"))
 
 
 def cifar5_doubt(results: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     for net, title in (("vgg11", "VGG-11"), ("resnet18", "ResNet-18")):
         if net in results:
-            yield from doubt(results[net], f"{title} on CIFAR-5")
+            yield from doubt(results[net], f"{title} on CIFAR-5", pick(expected("batchnorm_cifar5"), network=net))
 
 
 def both(results: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
