@@ -18,7 +18,14 @@ NAMES = [p.stem for p in sorted(HERE.glob("*.py")) if p.stem not in {"__init__",
 NAMES.append("graph.__main__")
 
 
-SLOW = {"kills", "lost_process", "target", "integrations", "graph.__main__"}  # whole trainings, also as other processes
+SLOW = {
+    "kills",
+    "lost_process",
+    "target",
+    "integrations",
+    "graph.__main__",
+    "speed_of_shrunk",
+}  # most are whole trainings
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in NAMES])

@@ -106,7 +106,7 @@ def learn(quantity: str, target: float, epochs: int = 20) -> tuple[nn.Module, Co
     return net, control
 
 
-@pytest.mark.parametrize(("quantity", "target"), [("macs", 0.3), ("params", 0.5)])
+@pytest.mark.parametrize(("quantity", "target"), [("macs", 0.3), pytest.param("params", 0.5, marks=pytest.mark.slow)])
 def test_training_arrives_at_the_target(quantity: str, target: float) -> None:
     """By the gates alone within 15 % (a unit of this network is 4 % of the cost), by the plan within 5 %."""
     net, control = learn(quantity, target)

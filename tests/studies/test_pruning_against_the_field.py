@@ -53,6 +53,7 @@ def test_removal_is_that_of_torch_pruning(name: str) -> None:
     torch.testing.assert_close(ours(example), theirs(example), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETS)
 def test_every_space_has_a_score_and_every_budget_is_met(name: str) -> None:
     net, example = network(name)
@@ -114,6 +115,7 @@ def test_rates_follow_one_curve() -> None:
     }
 
 
+@pytest.mark.slow
 def test_smoke_from_training_to_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--smoke", "--out", str(tmp_path), "--threads", "1"]
     study.main(arguments)

@@ -9,6 +9,7 @@ from studies.pruning_vgg_cifar10 import collect, study
 from studies.pruning_vgg_cifar10.settings import PLANS, ROWS
 
 
+@pytest.mark.slow
 def test_smoke_run_from_training_to_tables_and_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

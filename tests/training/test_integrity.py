@@ -159,6 +159,7 @@ for attempt in (1, 2):
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_says_what_is_kept_and_the_run_goes_on_later(tmp_path: Path) -> None:
     """Real writes that fail: first in the weights (by safetensors), then in Adam's moments (by torch.save)."""
     recipe = Recipe("digits", "digits", base=Fit(epochs=1, batch_size=64), prune=Fit(epochs=0))
