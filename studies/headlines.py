@@ -100,7 +100,7 @@ def doubt(results: dict[str, Any], title: str, paper: Records) -> Iterator[tuple
                 f"{spread(before, key, digits=4)} -> {spread(after, key, digits=4)}"
                 for key in ("nll", "nll_calibrated")
             )
-            said = f"{theirs.get(without, '?')} -> {theirs[sampled]}"
+            said = f"{theirs.get(without, 'no row')} -> {theirs[sampled]}"
             yield f"{title}, {what}: NLL without and with SBN; both calibrated", said, f"{raw}; {calibrated}"
 
 

@@ -23,10 +23,11 @@ from studies.batchnorm_batch_size.collect import collect
 from studies.batchnorm_batch_size.settings import FULL, LINES, SMOKE, Line, Plan
 from studies.batchnorm_cifar5.study import other_classes
 from studies.batchnorm_lenet_mnist.study import OUTSIDE
+from studies.borrowed import borrowed
 from studies.cifar10 import cifar10, coloured_digits
 from studies.doubt.evaluate import Questions, ask, precision, score
 from studies.doubt.network import Network
-from studies.doubt.run import borrowed, questions_of, write_record
+from studies.doubt.run import questions_of, write_record
 from studies.doubt.settings import BATCH_SIZE
 from studies.pruning_lenet_mnist.study import mnist
 

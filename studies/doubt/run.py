@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from dither.training import Images, Recipe, Run
+from dither.training import Images, Run
 from studies.doubt import laplace
 from studies.doubt.evaluate import Questions, ask, curve, score
 from studies.doubt.network import Network, noise_batch_size
@@ -37,15 +36,6 @@ def run_one(
         record = answer(name, network, questions, out)
         numbers = f"{record['error_pct']:.2f} %, NLL {record['nll']:.4f}, AUROC {record['ood_auroc']:.3f}"
         console.print(f"{net}, seed {seed}, {name}: {numbers}", highlight=False)
-
-
-def borrowed(folder: Path, recipe: Recipe, trained: Path, images: dict[str, Images], console: Console) -> Run:
-    """A run of one's own that begins with the base network of another study's; without one it is trained here."""
-    base = trained / "base.safetensors"
-    if base.exists() and not (folder / "base.safetensors").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(base, folder / "base.safetensors")
-    return Run(folder, recipe, console=console, images=images)
 
 
 def answer(name: str, network: Network, questions: Questions, out: Path) -> dict[str, Any]:

@@ -2,22 +2,23 @@
 
 Paper:   original 7.2 % error; SBP 7.5 % at 2.30x fewer FLOPs, CPU 2.71x; SBPa 9.0 %, 3.16x, 3.68x (expected.toml)
 Ours:    not run yet
-Run:     python -m studies.pruning_vgg_cifar10 --net half --threads 2     # resumes; then --collect
-Differs: a network of half the width, or of the full one with `--net full` (an epoch takes one minute and a half, or
-         six, on two cores); tens of epochs in bfloat16, not 300; all layers train while noise is learned, BatchNorm too
-         (the paper freezes it); what is left is fine-tuned; 5,000 training images are held out for choices.
+Run:     python -m studies.pruning_vgg_cifar10 --net quarter --threads 2     # resumes; then --collect
+Differs: a network of a quarter or a half of the width, or of the full one (an epoch takes half a minute, one and a
+         half, or six, on two cores); tens of epochs in bfloat16, not 300; all layers train while noise is learned,
+         BatchNorm too (the paper freezes it); what is left is fine-tuned; 5,000 training images are held out for
+         choices.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 import warnings
 from pathlib import Path
 
 from rich.console import Console
 
 from dither.training import Images, Run
+from studies.borrowed import borrowed
 from studies.cifar10 import cifar10, coloured_digits
 from studies.pruning_vgg_cifar10.collect import collect
 from studies.pruning_vgg_cifar10.settings import PLANS, ROWS, SMOKE, Plan
@@ -25,7 +26,7 @@ from studies.pruning_vgg_cifar10.settings import PLANS, ROWS, SMOKE, Plan
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m studies.pruning_vgg_cifar10", description=__doc__.splitlines()[0])
-    parser.add_argument("--net", nargs="+", choices=sorted(PLANS), default=["half"])
+    parser.add_argument("--net", nargs="+", choices=sorted(PLANS), default=["quarter"])
     parser.add_argument("--row", nargs="+", choices=sorted(ROWS), help="default: all; the base network comes first")
     parser.add_argument("--seed", nargs="+", type=int, default=[0])
     parser.add_argument("--threads", type=int, default=2, help="CPU threads; results are equal for equal numbers only")
@@ -58,10 +59,7 @@ def prune(folder: Path, plan: Plan, row: str, seed: int, images: dict[str, Image
     """One row; goes on where it was stopped, and does nothing if it is complete."""
     console = Console()
     console.print(folder.name, style="bold")
-    if not (folder / "base.safetensors").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(base, folder / "base.safetensors")
-    run = Run(folder, plan.recipe(row, seed), console=console, threads=threads, images=images)
+    run = borrowed(folder, plan.recipe(row, seed), base.parent, images, console, threads)
     with warnings.catch_warnings():
         if plan.rows[row].noise is None:  # on purpose
             warnings.filterwarnings("ignore", "Nothing was learned")

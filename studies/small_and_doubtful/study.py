@@ -22,9 +22,10 @@ from rich.console import Console
 from dither.training import Images, load_images
 from studies.batchnorm_cifar5.study import other_classes
 from studies.batchnorm_lenet_mnist.study import OUTSIDE, quarter_turn
+from studies.borrowed import borrowed
 from studies.cifar10 import cifar10, coloured_digits
 from studies.doubt.evaluate import ask, score
-from studies.doubt.run import borrowed, files, questions_of, write_record
+from studies.doubt.run import files, questions_of, write_record
 from studies.pruning_lenet_mnist.study import enlarged_digits, mnist
 from studies.small_and_doubtful.collect import collect
 from studies.small_and_doubtful.settings import FULL, METHODS, SMOKE, Plan, under
