@@ -15,7 +15,8 @@ IMAGES, SIDE = 10_000, 28  # the first training images; CIFAR-10's are cropped t
 HERE = "studies.pruning_random_labels.settings"
 HUB = {"mnist": "ylecun/mnist", "cifar10": "uoft-cs/cifar10"}
 FIT = Fit(epochs=100, batch_size=100, lr=1e-3)
-METHODS = ("plain", "dropout", "sbp")
+METHODS = ("plain", "dropout", "sbp", "sbp_removed")
+REMOVE_EVERY = 10  # epochs, in "sbp_removed"
 
 
 class Dropout(LeNet5):
@@ -45,17 +46,21 @@ def cifar10_dropout() -> nn.Module:
     return Dropout(channels=3)
 
 
+def noisy(method: str) -> bool:
+    return method.startswith("sbp")
+
+
 def recipe(data: str, method: str, seed: int) -> Recipe:
     """Plain and dropout train as usual; SBP trains under noise from the first step, as the paper does here."""
     model = f"{HERE}:{data}_{'dropout' if method == 'dropout' else 'plain'}"
     none = dataclasses.replace(FIT, epochs=0)
-    base, prune = (none, FIT) if method == "sbp" else (FIT, none)
+    base, prune = (none, FIT) if noisy(method) else (FIT, none)
     return Recipe(
         model,
         data,
         base=base,
         prune=prune,
-        noise=Noise(),
+        noise=Noise(shrink_every=REMOVE_EVERY if method == "sbp_removed" else 0),
         seed=seed,
         mixed_precision="bf16",
         channels_last=True,

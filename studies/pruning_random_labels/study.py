@@ -19,14 +19,14 @@ from typing import Any
 
 from dither import figures, pruning
 from dither.figures import _style as style
-from dither.training import Fit, Run
+from dither.training import Fit, Run, make_model
 from dither.training._report import machine, versions
 from studies.fill import fill
 from studies.pruning_lenet_mnist.study import enlarged_digits
 from studies.pruning_random_labels import settings
 
 HERE = Path(__file__).parent
-TITLES = {"plain": "plain", "dropout": "dropout", "sbp": "SBP"}
+TITLES = {"plain": "plain", "dropout": "dropout", "sbp": "SBP", "sbp_removed": "SBP, removes while it trains"}
 NAMES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "digits": "digits"}
 
 
@@ -69,17 +69,22 @@ def train(out: Path, data: str, method: str, random: bool, seed: int, given: arg
         images = settings.relabelled(enlarged_digits()["train"], random, seed)
         short = Fit(epochs=2, batch_size=100)
         parts = {name: short for name in ("base", "prune") if getattr(recipe, name).epochs}
-        recipe = dataclasses.replace(recipe, data="digits", **parts)
+        hurried = dataclasses.replace(recipe.noise, gate_lr=1.0, shrink_every=min(recipe.noise.shrink_every, 1))
+        recipe = dataclasses.replace(recipe, data="digits", noise=hurried, **parts)
     else:
         images = settings.images(data, given.source, settings.IMAGES, random, seed)
     folder = out / f"{data}-{'random' if random else 'true'}-{method}-{seed}"
     run = Run(folder, recipe, threads=given.threads, images={"train": images})
-    net = run.gated() if method == "sbp" else run.base()
+    widths: dict[str, int] = {}
+    if settings.noisy(method):
+        run.gated()
+        whole = pruning.attach(make_model(recipe.model), run.example())
+        widths = {name: gate.num_features for name, gate in pruning.gates(whole).items()}
+    else:
+        run.base()
     last = rows(folder)[-1]
     print(f"{folder.name}: training error {last['error_pct']:.2f} %, kept {last['kept'] or 'all'}", flush=True)
-    (folder / "widths.json").write_text(
-        json.dumps({name: gate.num_features for name, gate in pruning.gates(net).items()}), encoding="utf-8"
-    )
+    (folder / "widths.json").write_text(json.dumps(widths), encoding="utf-8")
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:

@@ -17,7 +17,8 @@ def test_smoke_run_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert {(r["labels"], r["method"]) for r in records} >= {("random", "sbp"), ("true", "dropout")}
     for r in records:
         assert len(r["accuracy_pct"]) == 2
-        assert (r["kept_pct"] is not None) == (r["method"] == "sbp")
+        assert (r["kept_pct"] is not None) == settings.noisy(r["method"])
+        assert sum(r["widths"].values()) == (570 if settings.noisy(r["method"]) else 0)  # also after removal
     assert (tmp_path / "digits.png").stat().st_size > 1000
     times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/history.jsonl")}
     study.main(["--smoke", "--out", str(tmp_path)])
