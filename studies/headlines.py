@@ -81,13 +81,15 @@ def against_the_field(results: dict[str, Any]) -> Iterator[tuple[str, str, str]]
 
 
 def random_labels(results: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    titles = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
     for data in dict.fromkeys(record["data"] for record in results["records"]):
         found = {r["method"]: r for r in pick(results["records"], data=data, labels="random")}
-        if {"plain", "sbp"} <= found.keys():
+        if {"plain", "sbp", "sbp_removed"} <= found.keys():
             yield (
-                f"{data} with random labels: channels that SBP keeps; what a plain network learns by heart",
+                f"{titles.get(data, data)} with random labels: channels that SBP keeps; what a plain network memorises",
                 "nothing is kept",
-                f"{found['sbp']['kept_pct'][-1]:.1f} %; {found['plain']['accuracy_pct'][-1]:.1f} % of the labels",
+                f"{found['sbp']['kept_pct'][-1]:.1f} %, and {found['sbp_removed']['kept_pct'][-1]:.1f} % if it removes "
+                f"while it trains; {found['plain']['accuracy_pct'][-1]:.1f} % of the labels",
             )
 
 
