@@ -51,7 +51,8 @@ def main(arguments: list[str] | None = None) -> None:
                     for method in settings.METHODS:
                         train(out, name, method, random, seed, given)
     target = out if given.smoke else HERE
-    records = [record(folder) for folder in sorted(path.parent for path in out.glob("*/history.jsonl"))]
+    finished = sorted(path.parent for path in out.glob("*/widths.json"))
+    records = [record(folder) for folder in finished]
     results = {"machine": machine(), "versions": versions(), "records": records}
     (target / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     for name in sorted({r["data"] for r in records}):

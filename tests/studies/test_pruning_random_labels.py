@@ -20,11 +20,20 @@ def test_smoke_run_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert (r["kept_pct"] is not None) == settings.noisy(r["method"])
         assert sum(r["widths"].values()) == (570 if settings.noisy(r["method"]) else 0)  # also after removal
     assert (tmp_path / "digits.png").stat().st_size > 1000
-    times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/history.jsonl")}
+    trained = times(tmp_path)
+    assert len({path.relative_to(tmp_path).parts[0] for path in trained}) == len(records)
+    begun = tmp_path / "digits-true-plain-1"  # another process trains it at this moment
+    begun.mkdir()
+    (begun / "history.jsonl").write_text('{"error_pct": 90.0, "kept": {}}\n', encoding="utf-8")
     study.main(["--smoke", "--out", str(tmp_path)])
     assert (tmp_path / "results.json").read_text(encoding="utf-8") == first
-    assert times.keys() == set(tmp_path.glob("*/history.jsonl"))
+    assert times(tmp_path) == trained  # nothing is trained again
     assert "| digits | random | SBP |" in capsys.readouterr().out
+
+
+def times(runs: Path) -> dict[Path, int]:
+    """When each file of the checkpoints was written."""
+    return {path: path.stat().st_mtime_ns for path in runs.glob("*/checkpoint/**/*") if path.is_file()}
 
 
 def test_random_labels_are_random_and_repeat() -> None:
