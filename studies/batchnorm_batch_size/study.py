@@ -9,7 +9,6 @@ Differs: nothing is trained: the networks are those of batchnorm_cifar5 and batc
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from studies.batchnorm_cifar5.study import other_classes
 from studies.batchnorm_lenet_mnist.study import OUTSIDE
 from studies.borrowed import borrowed
 from studies.cifar10 import cifar10, coloured_digits
+from studies.command import folders, study_parser
 from studies.doubt.evaluate import Questions, ask, precision, score
 from studies.doubt.network import Network
 from studies.doubt.run import questions_of, write_record
@@ -33,24 +33,23 @@ from studies.pruning_lenet_mnist.study import mnist
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m studies.batchnorm_batch_size", description=__doc__.splitlines()[0])
+    parser = study_parser(
+        "batchnorm_batch_size",
+        __doc__,
+        smoke="a minute on coloured digits",
+        collect="write results.json, tables and figures",
+        data=("cifar10", "mnist"),
+    )
     parser.add_argument("--network", nargs="+", choices=sorted(FULL.networks), help="default: all")
-    parser.add_argument("--seed", nargs="+", type=int, help="default: all seeds of the study")
     parser.add_argument("--line", nargs="+", choices=sorted(LINES), default=list(LINES), help="default: all")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads; results are equal for equal numbers only")
-    parser.add_argument("--cifar10", help="folder or hub name; default: the local copy if there is one, else the hub")
-    parser.add_argument("--mnist", help="folder or hub name; default: the local copy if there is one, else the hub")
     parser.add_argument("--ood", default=str(OUTSIDE), help="folder or hub name of notMNIST (split test, 28x28 grey)")
     parser.add_argument("--trained", type=Path, default=Path("runs"), help="folder with the runs of the other studies")
-    parser.add_argument("--out", type=Path, help="folder of the records (default: runs/batchnorm_batch_size)")
-    parser.add_argument("--smoke", action="store_true", help="a minute on coloured digits: does every step work?")
-    parser.add_argument("--collect", action="store_true", help="write results.json, tables and figures")
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     plan = SMOKE if given.smoke else FULL
-    out = given.out or Path("runs/smoke" if given.smoke else "runs") / "batchnorm_batch_size"
+    out, target = folders("batchnorm_batch_size", given)
     if given.collect:
-        collect(out, Path(__file__).parent if not given.smoke else out, plan)
+        collect(out, target, plan)
         return
     for name in given.network or plan.networks:
         if given.smoke or name == "vgg11":

@@ -15,9 +15,7 @@ Differs: a quarter of VGG-11's channels, 16 channels in ResNet-18's first stage;
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-from pathlib import Path
 
 import torch
 
@@ -25,34 +23,33 @@ from dither.training import Images
 from studies.batchnorm_cifar5.collect import collect
 from studies.batchnorm_cifar5.settings import CLASSES, FULL, SMOKE, VGG11
 from studies.cifar10 import cifar10, coloured_digits
+from studies.command import folders, study_parser
 from studies.doubt.run import questions_of, run_one
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m studies.batchnorm_cifar5", description=__doc__.splitlines()[0])
+    parser = study_parser(
+        "batchnorm_cifar5",
+        __doc__,
+        smoke="a minute on coloured digits",
+        collect="ensembles, times, tables and figures of what is there",
+        data=("data",),
+    )
     parser.add_argument("--network", nargs="+", choices=sorted(FULL), default=list(FULL))
     parser.add_argument("--net", nargs="+", choices=sorted(VGG11.nets), default=list(VGG11.nets))
-    parser.add_argument("--seed", nargs="+", type=int, help="default: all seeds of the study")
     parser.add_argument("--method", nargs="+", choices=sorted(VGG11.methods), help="default: all methods")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads; results are equal for equal numbers only")
-    parser.add_argument("--data", help="folder or hub name of CIFAR-10; default: the local copy, else the hub")
-    parser.add_argument("--out", type=Path, help="folder of the runs (default: runs/batchnorm_cifar5)")
-    parser.add_argument("--smoke", action="store_true", help="a minute on coloured digits: does every step work?")
-    parser.add_argument("--collect", action="store_true", help="ensembles, times, tables and figures of what is there")
     parser.add_argument("--untimed", action="store_true", help="with --collect: no times, because something else runs")
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     every = {name: (SMOKE if given.smoke else FULL)[name] for name in given.network}
-    out = given.out or Path("runs/smoke" if given.smoke else "runs") / "batchnorm_cifar5"
+    out, target = folders("batchnorm_cifar5", given)
     images = coloured_digits() if given.smoke else cifar10(given.data)
     outside = other_classes(images["test"])
     if given.collect:
         questions = {name: questions_of(images, outside, settings) for name, settings in every.items()}
         seen = images["train"].only(CLASSES)
         train = {name: seen.split_last(settings.validation)[0] for name, settings in every.items()}
-        collect(
-            out, Path(__file__).parent if not given.smoke else out, every, questions, train, clock=not given.untimed
-        )
+        collect(out, target, every, questions, train, clock=not given.untimed)
         return
     for name, settings in every.items():
         for net in (net for net in given.net if net in settings.nets):

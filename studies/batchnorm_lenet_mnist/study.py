@@ -16,7 +16,6 @@ Differs: 55,000 training images (5,000 are held out for temperatures and choices
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from pathlib import Path
 
@@ -25,6 +24,7 @@ import torch
 from dither.training import Images, load_images
 from studies.batchnorm_lenet_mnist.collect import collect
 from studies.batchnorm_lenet_mnist.settings import FULL, METHODS, SMOKE
+from studies.command import folders, study_parser
 from studies.doubt.run import questions_of, run_one
 from studies.pruning_lenet_mnist.study import enlarged_digits, mnist
 
@@ -32,30 +32,26 @@ OUTSIDE = Path("../shared/data/notmnist")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m studies.batchnorm_lenet_mnist", description=__doc__.splitlines()[0]
+    parser = study_parser(
+        "batchnorm_lenet_mnist",
+        __doc__,
+        smoke="a minute on enlarged digits",
+        collect="ensembles, times, tables and figures of what is there",
+        data=("data",),
     )
     parser.add_argument("--net", nargs="+", choices=sorted(FULL.nets), default=sorted(FULL.nets))
-    parser.add_argument("--seed", nargs="+", type=int, help="default: all seeds of the study")
     parser.add_argument("--method", nargs="+", choices=sorted(METHODS), help="default: all methods")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads; results are equal for equal numbers only")
-    parser.add_argument(
-        "--data", help="folder or hub name of MNIST; default: the local copy if there is one, else the hub"
-    )
     parser.add_argument("--ood", default=str(OUTSIDE), help="folder or hub name of notMNIST (split test, 28x28 grey)")
-    parser.add_argument("--out", type=Path, help="folder of the runs (default: runs/batchnorm_lenet_mnist)")
-    parser.add_argument("--smoke", action="store_true", help="a minute on enlarged digits: does every step work?")
-    parser.add_argument("--collect", action="store_true", help="ensembles, times, tables and figures of what is there")
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     settings = SMOKE if given.smoke else FULL
-    out = given.out or Path("runs/smoke" if given.smoke else "runs") / "batchnorm_lenet_mnist"
+    out, target = folders("batchnorm_lenet_mnist", given)
     images = enlarged_digits() if given.smoke else mnist(given.data)
     outside = quarter_turn(images["test"]) if given.smoke else load_images(given.ood, "test")
     if given.collect:
         questions = questions_of(images, outside, settings)
         train, _ = images["train"].split_last(settings.validation)
-        collect(out, Path(__file__).parent if not given.smoke else out, settings, questions, train)
+        collect(out, target, settings, questions, train)
         return
     for net in given.net:
         for seed in given.seed or settings.nets[net].seeds:

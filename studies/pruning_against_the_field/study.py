@@ -10,7 +10,6 @@ Differs: SBP is steered to a size here (dither.pruning.Target), which the paper 
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from rich.console import Console
 
 from dither.training import Images, load_images
 from studies.cifar10 import cifar10
+from studies.command import folders, study_parser
 from studies.pruning_against_the_field.collect import collect
 from studies.pruning_against_the_field.contest import Contest
 from studies.pruning_against_the_field.settings import CASES, METHODS, SCOPES, SMOKE, Case
@@ -27,18 +27,16 @@ from studies.pruning_lenet_mnist.study import mnist
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m studies.pruning_against_the_field", description=__doc__.splitlines()[0]
+    parser = study_parser(
+        "pruning_against_the_field",
+        __doc__,
+        smoke="a minute on the digits",
+        collect="measure times of finished runs, write all tables",
+        data=("data",),
     )
     parser.add_argument("--net", nargs="+", choices=sorted(CASES), default=["lenet5"])
-    parser.add_argument("--seed", nargs="+", type=int, help="default: all seeds of the study")
     parser.add_argument("--method", nargs="+", choices=list(METHODS), help="default: all that the network can have")
     parser.add_argument("--size", nargs="+", type=float, help="times fewer MACs; default: the sizes of the study")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads; results are equal for equal numbers only")
-    parser.add_argument("--data", help="folder or hub name; default: the local copy if there is one, else the hub")
-    parser.add_argument("--out", type=Path, help="folder of the runs (default: runs/pruning_against_the_field)")
-    parser.add_argument("--smoke", action="store_true", help="a minute on the digits: does every step work?")
-    parser.add_argument("--collect", action="store_true", help="measure times of finished runs, write all tables")
     choosing = parser.add_argument_group("choosing settings, on held-out training images instead of the test images")
     choosing.add_argument("--choose", action="store_true", help="measure on these images")
     choosing.add_argument("--rate", type=float, help="Adam's rate after the base")
@@ -50,9 +48,9 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--{next(iter(tried))} is for --choose: the rows of the table are those of settings.py")
     torch.set_num_threads(given.threads)
     cases = SMOKE if given.smoke else {name: CASES[name] for name in given.net}
-    out = given.out or Path("runs/smoke" if given.smoke else "runs") / "pruning_against_the_field"
+    out, target = folders("pruning_against_the_field", given)
     if given.collect:
-        collect(out, Path(__file__).parent if not given.smoke else out, {**CASES, **SMOKE})
+        collect(out, target, {**CASES, **SMOKE})
         return
     for name, case in cases.items():
         images = part(load(case, given.data), case, choosing=given.choose)

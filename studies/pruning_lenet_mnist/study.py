@@ -14,7 +14,6 @@ Differs: images are shifted by up to one pixel while noise is learned and while 
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from pathlib import Path
 
@@ -23,6 +22,7 @@ import torch.nn.functional as F
 from rich.console import Console
 
 from dither.training import Fit, Images, Run, load_images
+from studies.command import folders, study_parser
 from studies.pruning_lenet_mnist.collect import collect
 from studies.pruning_lenet_mnist.settings import RECIPES
 
@@ -30,18 +30,19 @@ LOCAL = Path("../shared/data/mnist")  # a copy of the hub's data set, where ther
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m studies.pruning_lenet_mnist", description=__doc__.splitlines()[0])
+    parser = study_parser(
+        "pruning_lenet_mnist",
+        __doc__,
+        smoke="two minutes on enlarged digits",
+        collect="measure latencies of finished runs, write all tables",
+        seeds=[0],
+        data=("data",),
+    )
     parser.add_argument("--net", nargs="+", choices=sorted(RECIPES), default=sorted(RECIPES))
-    parser.add_argument("--seed", nargs="+", type=int, default=[0])
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads; results are equal for equal numbers only")
-    parser.add_argument("--data", help="folder or hub name; default: the local copy if there is one, else the hub")
-    parser.add_argument("--out", type=Path, help="folder of the run folders (default: runs/pruning_lenet_mnist)")
-    parser.add_argument("--smoke", action="store_true", help="two minutes on enlarged digits: does every step work?")
-    parser.add_argument("--collect", action="store_true", help="measure latencies of finished runs, write all tables")
     given = parser.parse_args(arguments)
-    out = given.out or Path("runs/smoke" if given.smoke else "runs") / "pruning_lenet_mnist"
+    out, target = folders("pruning_lenet_mnist", given)
     if given.collect:
-        collect(out, Path(__file__).parent if not given.smoke else out, threads=given.threads)
+        collect(out, target, threads=given.threads)
         return
     images = enlarged_digits() if given.smoke else None
     for net in given.net:

@@ -21,6 +21,7 @@ from dither import figures, pruning
 from dither.figures import _style as style
 from dither.training import Fit, Run, make_model
 from dither.training._report import machine, versions
+from studies.command import folders, study_parser
 from studies.fill import fill
 from studies.pruning_lenet_mnist.study import enlarged_digits
 from studies.pruning_random_labels import settings
@@ -31,18 +32,17 @@ NAMES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "digits": "digits"}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m studies.pruning_random_labels", description=__doc__.splitlines()[0]
+    parser = study_parser(
+        "pruning_random_labels",
+        __doc__,
+        smoke="a minute on enlarged digits",
+        collect="only write results, table and figure of finished runs",
+        seeds=[0],
+        data=("source",),
     )
     parser.add_argument("--data", nargs="+", choices=sorted(settings.HUB), default=["mnist", "cifar10"])
-    parser.add_argument("--seed", nargs="+", type=int, default=[0])
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads; results are equal for equal numbers only")
-    parser.add_argument("--source", help="folder or hub name of the data; default: the local copy, else the hub")
-    parser.add_argument("--out", type=Path, help="folder of the run folders (default: runs/pruning_random_labels)")
-    parser.add_argument("--smoke", action="store_true", help="a minute on enlarged digits: does every step work?")
-    parser.add_argument("--collect", action="store_true", help="only write results, table and figure of finished runs")
     given = parser.parse_args(arguments)
-    out = given.out or Path("runs/smoke" if given.smoke else "runs") / "pruning_random_labels"
+    out, target = folders("pruning_random_labels", given)
     data = ["digits"] if given.smoke else given.data
     if not given.collect:
         for name in data:
@@ -50,7 +50,6 @@ def main(arguments: list[str] | None = None) -> None:
                 for random in (True, False):
                     for method in settings.METHODS:
                         train(out, name, method, random, seed, given)
-    target = out if given.smoke else HERE
     finished = sorted(path.parent for path in out.glob("*/widths.json"))
     records = [record(folder) for folder in finished]
     results = {"machine": machine(), "versions": versions(), "records": records}

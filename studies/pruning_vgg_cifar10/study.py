@@ -11,7 +11,6 @@ Differs: a network of a quarter or a half of the width, or of the full one (an e
 
 from __future__ import annotations
 
-import argparse
 import warnings
 from pathlib import Path
 
@@ -20,26 +19,28 @@ from rich.console import Console
 from dither.training import Images, Run
 from studies.borrowed import borrowed
 from studies.cifar10 import cifar10, coloured_digits
+from studies.command import folders, study_parser
 from studies.pruning_vgg_cifar10.collect import collect
 from studies.pruning_vgg_cifar10.settings import PLANS, ROWS, SMOKE, Plan
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m studies.pruning_vgg_cifar10", description=__doc__.splitlines()[0])
+    parser = study_parser(
+        "pruning_vgg_cifar10",
+        __doc__,
+        smoke="a minute on coloured digits",
+        collect="measure times of finished runs, write tables, figure",
+        seeds=[0],
+        data=("data",),
+    )
     parser.add_argument("--net", nargs="+", choices=sorted(PLANS), default=["quarter"])
     parser.add_argument("--row", nargs="+", choices=sorted(ROWS), help="default: all; the base network comes first")
-    parser.add_argument("--seed", nargs="+", type=int, default=[0])
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads; results are equal for equal numbers only")
-    parser.add_argument("--data", help="folder or hub name of CIFAR-10; default: the local copy if there is one")
-    parser.add_argument("--out", type=Path, help="folder of the run folders (default: runs/pruning_vgg_cifar10)")
-    parser.add_argument("--smoke", action="store_true", help="a minute on coloured digits: does every step work?")
     parser.add_argument("--base", action="store_true", help="only the base networks")
-    parser.add_argument("--collect", action="store_true", help="measure times of finished runs, write tables, figure")
     given = parser.parse_args(arguments)
-    out = given.out or Path("runs/smoke" if given.smoke else "runs") / "pruning_vgg_cifar10"
+    out, target = folders("pruning_vgg_cifar10", given)
     plans = {"smoke": SMOKE} if given.smoke else PLANS
     if given.collect:
-        collect(out, Path(__file__).parent if not given.smoke else out, plans, threads=given.threads)
+        collect(out, target, plans, threads=given.threads)
         return
     images = coloured_digits() if given.smoke else cifar10(given.data)
     for net in plans if given.smoke else given.net:

@@ -24,6 +24,7 @@ from studies.batchnorm_cifar5.study import other_classes
 from studies.batchnorm_lenet_mnist.study import OUTSIDE, quarter_turn
 from studies.borrowed import borrowed
 from studies.cifar10 import cifar10, coloured_digits
+from studies.command import folders, study_parser
 from studies.doubt.evaluate import ask, score
 from studies.doubt.run import files, questions_of, write_record
 from studies.pruning_lenet_mnist.study import enlarged_digits, mnist
@@ -32,25 +33,24 @@ from studies.small_and_doubtful.settings import FULL, METHODS, SMOKE, Plan, unde
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m studies.small_and_doubtful", description=__doc__.splitlines()[0])
+    parser = study_parser(
+        "small_and_doubtful",
+        __doc__,
+        smoke="a minute on enlarged digits",
+        collect="measure times of finished runs, write all tables",
+        data=("mnist", "cifar10"),
+    )
     parser.add_argument("--network", nargs="+", choices=sorted(FULL), default=list(FULL))
-    parser.add_argument("--seed", nargs="+", type=int, help="default: all seeds of the study")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads; results are equal for equal numbers only")
-    parser.add_argument("--mnist", help="folder or hub name; default: the local copy if there is one, else the hub")
-    parser.add_argument("--cifar10", help="folder or hub name; default: the local copy if there is one, else the hub")
     parser.add_argument("--ood", default=str(OUTSIDE), help="folder or hub name of notMNIST (split test, 28x28 grey)")
     parser.add_argument("--trained", type=Path, default=Path("runs"), help="folder with the runs of the dense networks")
-    parser.add_argument("--out", type=Path, help="folder of the runs (default: runs/small_and_doubtful)")
-    parser.add_argument("--smoke", action="store_true", help="a minute on enlarged digits: does every step work?")
-    parser.add_argument("--collect", action="store_true", help="measure times of finished runs, write all tables")
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     plans = {name: (SMOKE if given.smoke else FULL)[name] for name in given.network}
-    out = given.out or Path("runs/smoke" if given.smoke else "runs") / "small_and_doubtful"
+    out, target = folders("small_and_doubtful", given)
     images = {name: load(name, given) for name in plans}
     if given.collect:
         train = {name: trained_on(images[name]["train"], plan) for name, plan in plans.items()}
-        collect(out, Path(__file__).parent if not given.smoke else out, plans, train)
+        collect(out, target, plans, train)
         return
     for name, plan in plans.items():
         for seed in given.seed or plan.seeds:
