@@ -1,6 +1,14 @@
 """Does Structured Bayesian Pruning memorise random labels?
 
 Paper:   with random labels SBP removes everything instead of memorising them; networks with dropout memorise
+Ours:    CIFAR-10, random labels, SBP: 11.6 % of the labels, 1.4 % of the channels
+         CIFAR-10, random labels, SBP, removes while it trains: 10.9 % of the labels, 0.0 % of the channels
+         CIFAR-10, true labels, SBP: 100.0 % of the labels, 48.1 % of the channels
+         CIFAR-10, true labels, SBP, removes while it trains: 100.0 % of the labels, 48.1 % of the channels
+         MNIST, random labels, SBP: 16.9 % of the labels, 5.3 % of the channels
+         MNIST, random labels, SBP, removes while it trains: 10.9 % of the labels, 0.0 % of the channels
+         MNIST, true labels, SBP: 100.0 % of the labels, 14.4 % of the channels
+         MNIST, true labels, SBP, removes while it trains: 100.0 % of the labels, 14.6 % of the channels
 Run:     python -m studies.pruning_random_labels --threads 1        # everything that is not there yet; resumes
 Differs: LeNet-5 on the first 10,000 images of MNIST and of CIFAR-10 (cropped to 28x28), 100 epochs; the paper trains on
          all images, and a VGG-like network on CIFAR-10. Dropout is 1/2 in front of the two fully connected layers.
@@ -22,7 +30,7 @@ from dither.figures import _style as style
 from dither.training import Fit, Run, make_model
 from dither.training._report import machine, versions
 from studies.command import folders, study_parser
-from studies.fill import fill
+from studies.fill import fill, fill_docstring
 from studies.pruning_lenet_mnist.study import enlarged_digits
 from studies.pruning_random_labels import settings
 
@@ -60,6 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(table)
     if target == HERE:
         fill(HERE / "README.md", HERE.name, table)
+        fill_docstring(HERE / "study.py", docstring_lines(records))
 
 
 def train(out: Path, data: str, method: str, random: bool, seed: int, given: argparse.Namespace) -> None:
@@ -123,6 +132,15 @@ def make_table(records: list[dict[str, Any]]) -> str:
     epochs = max(len(r["accuracy_pct"]) for r in records)
     made = f"{machine()['cpu']}, torch {versions()['torch']}"
     return "\n".join([*lines, "", f"After {epochs} epochs; seeds {', '.join(map(str, seeds))}. {made}."])
+
+
+def docstring_lines(records: list[dict[str, Any]]) -> list[str]:
+    return [
+        f"{NAMES[data]}, {labels} labels, {TITLES[method]}: {spread([r['accuracy_pct'][-1] for r in mine])} % of the "
+        f"labels, {spread([r['kept_pct'][-1] for r in mine])} % of the channels"
+        for data, labels, method, mine in grouped(records)
+        if mine[0]["kept_pct"]
+    ]
 
 
 def grouped(records: list[dict[str, Any]]) -> Iterator[tuple[str, str, str, list[dict[str, Any]]]]:
