@@ -77,7 +77,8 @@ def against_the_field(results: dict[str, Any]) -> Iterator[tuple[str, str, str]]
             shown = {"sbp": "SBP", best: f"best of {len(criteria.keys() & errors.keys())} criteria ({criteria[best]})"}
             said = "; ".join(f"{what} {errors[name]}" for name, what in (shown | others).items() if name in errors)
             seeds = len(pick(here, method="sbp"))
-            yield f"{title} at {size:g}x fewer multiply-accumulates, same budget, {seeds} seed(s): error, %", "", said
+            counted = "1 seed" if seeds == 1 else f"{seeds} seeds"
+            yield f"{title} at {size:g}x fewer multiply-accumulates, same budget, {counted}: error, %", "", said
 
 
 def random_labels(results: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
