@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -61,8 +61,8 @@ class Contest:
         if path.exists():
             return json.loads(path.read_text(encoding="utf-8"))
         plan, net = self.decided(method, size)
-        if METHODS[method].start != "fresh":
-            reestimate(net, self.images["train"], self.case.base.batch_size)
+        if METHODS[method].start in ("base", "noise"):
+            reestimate(net, self.batches)
         removed = evaluate(net, self.images["test"])
         if method in CRITERIA and kept(plan) == self.row("sbp", size)["kept"]:
             record = {**self.row("sbp", size), "method": method, "same_as": "sbp"}
@@ -89,6 +89,11 @@ class Contest:
     def example(self) -> torch.Tensor:
         return self.images["train"].float_batch(slice(2))
 
+    @property
+    def batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Training batches as the base saw them."""
+        return Batches(self.images["train"], self.case.base, self.seed).epoch(0)
+
     @cached_property
     def channels(self) -> Channels:
         return Channels(self.base, self.example)
@@ -110,8 +115,7 @@ class Contest:
     def scores(self, method: str) -> dict[str, torch.Tensor]:
         if method == "uniform":
             return quantiles({name: torch.arange(size) for name, size in self.channels.sizes.items()})
-        batches = Batches(self.images["train"], self.case.base, self.seed).epoch(0)
-        found = rivals.scores(method, self.base, self.example, batches)
+        found = rivals.scores(method, self.base, self.example, self.batches)
         return quantiles(found) if self.case.scope == "local" else found
 
     def under_noise(self, method: str, size: float) -> tuple[pruning.Plan, nn.Module]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+from collections.abc import Iterable
+from itertools import islice
 
-from ._data import Images
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 _BATCHES = 50  # training batches whose statistics are averaged; more change the third digit only
 
@@ -28,13 +29,15 @@ def train_frozen(net: nn.Module) -> None:
 
 
 @torch.no_grad()
-def reestimate(net: nn.Module, images: Images, batch_size: int = 100) -> None:
+def reestimate(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
     """Measures the running statistics of every BatchNorm again, in place, as plain means over training batches.
+
+    The batches should be those of the training, shifted and mirrored as there: weights fit the statistics that they
+    were trained with, also where the test images are not shifted.
 
     Args:
         net: the shrunk network; left in eval mode.
-        images: training images; the first 50 batches are used.
-        batch_size: images per batch.
+        batches: images and labels, as :class:`Batches` makes them, all batches of one size; the first 50 are used.
     """
     layers = _layers(net)
     if not layers:
@@ -45,9 +48,8 @@ def reestimate(net: nn.Module, images: Images, batch_size: int = 100) -> None:
         layer.reset_running_stats()
         layer.momentum = None  # cumulative mean instead of an exponential one
         layer.train()
-    for begin in range(0, min(len(images), _BATCHES * batch_size), batch_size):
-        if len(images) - begin >= min(batch_size, len(images)):  # a last, small batch would count as much as a full one
-            net(images.float_batch(slice(begin, begin + batch_size)))
+    for x, _ in islice(batches, _BATCHES):
+        net(x)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
         layer.eval()

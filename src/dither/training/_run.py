@@ -19,6 +19,7 @@ from .. import pruning
 from .._checkpoint import load, save
 from .._processes import decided
 from ..pruning import Plan
+from ._batches import Batches
 from ._batchnorm import reestimate, train_frozen
 from ._checkpoints import write_text
 from ._data import Images, load_images
@@ -245,7 +246,7 @@ class Run:
         """The shrunk network after BatchNorm was measured again and what is left was fine-tuned."""
         small, images = copy.deepcopy(shrunk), self.images("train")
         if self.recipe.noise.batchnorm == "reestimate":
-            reestimate(small, images.to(self.accelerator.device), self.recipe.prune.batch_size)
+            reestimate(small, Batches(images.to(self.accelerator.device), self.recipe.prune, self.recipe.seed).epoch(0))
         if self.recipe.finetune.epochs:
             small = self._engine.fit(small, images, self._monitor(), self.recipe.finetune, "finetune")
         return small.eval()
