@@ -56,10 +56,15 @@ def cells_of(records: Records, case: Case, method: str, size: float) -> list[str
     return [
         f"{mean(mine, 'macs_ratio'):.2f}x",
         removed,
-        spread(mine, "error_pct"),
+        spread(mine, "error_pct") + fewer(len(mine), len(pick(records, method="sbp", size=size))),
         against,
         f"{mean(mine, 'latency_ratio_b64'):.2f}x",
     ]
+
+
+def fewer(seeds: int, others: int) -> str:
+    """How many seeds a number is of, where other rows have more."""
+    return f" [{seeds} of {others} seeds]" if seeds < others else ""
 
 
 def difference(records: Records, method: str, size: float) -> tuple[float, float, int]:
@@ -76,9 +81,13 @@ def answer(records: Records, size: float) -> str:
     """Which methods have a lower error than SBP, in words."""
     found = {m: difference(records, m, size) for m in METHODS if m != "sbp" and METHODS[m].start != "whole"}
     found = {method: values for method, values in found.items() if values[2]}
-    lower = [f"{plain(method)} ({signed(values)})" for method, values in found.items() if values[0] < 0]
-    said = "lower than SBP's: " + ", ".join(lower) if lower else "none is lower than SBP's"
     seeds = max((count for *_, count in found.values()), default=0)
+    lower = [
+        f"{plain(method)} ({signed(values)}{fewer(values[2], seeds)})"
+        for method, values in found.items()
+        if values[0] < 0
+    ]
+    said = "lower than SBP's: " + ", ".join(lower) if lower else "none is lower than SBP's"
     return f"Errors at {size:g}x, {seeds} seed{'s' * (seeds != 1)}: {said}."
 
 

@@ -154,6 +154,8 @@ def test_differences_are_taken_seed_by_seed() -> None:
     assert tables.difference(records, "l1", 2.0) == (pytest.approx(0.5), pytest.approx(0.1), 2)
     assert tables.answer(records, 2.0) == "Errors at 2x, 2 seeds: none is lower than SBP's."
     assert "taylor" not in tables.answer(records, 2.0)
+    lower = tables.answer([*records, row("taylor", 0, 0.8)], 2.0)
+    assert lower == "Errors at 2x, 2 seeds: lower than SBP's: Taylor (-0.20 [1 of 2 seeds])."
 
 
 def test_committed_networks_are_those_in_the_results() -> None:
