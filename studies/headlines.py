@@ -10,7 +10,7 @@ from typing import Any
 
 from studies.fill import fill, spread
 from studies.pruning_against_the_field.settings import METHODS
-from studies.pruning_against_the_field.tables import mean, pick
+from studies.pruning_against_the_field.tables import in_common, mean, pick
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -52,13 +52,14 @@ def pruned_lenets(results: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
 def pruned_vgg(results: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     theirs = {row["method"]: row for row in expected("pruning_vgg_cifar10")}
     for net in dict.fromkeys(record["net"] for record in results["records"]):
-        mine = pick(results["records"], net=net, row="macs")
+        mine, longer = (pick(results["records"], net=net, row=row) for row in ("macs", "longer"))
         if mine:
+            dense = f" (not pruned, trained on for as long: {spread(longer, 'error_pct')} %)" if longer else ""
             yield (
                 f"VGG-like on CIFAR-10, {net} width, pruned with KL weights by MACs: the same",
                 f"{theirs['base']['error_pct']:.1f} -> {theirs['sbp']['error_pct']:.1f} %; "
                 f"{theirs['sbp']['macs_ratio']:.1f}x fewer; {theirs['sbp']['latency_ratio']:.1f}x",
-                f"{spread(mine, 'base_error_pct')} -> {spread(mine, 'error_pct')} %; "
+                f"{spread(mine, 'base_error_pct')} -> {spread(mine, 'error_pct')} %{dense}; "
                 f"{spread(mine, 'macs_ratio')}x fewer; {spread(mine, 'latency_ratio_b64')}x",
             )
 
@@ -69,7 +70,7 @@ def against_the_field(results: dict[str, Any]) -> Iterator[tuple[str, str, str]]
     others = {"random": "random channels", "scratch": "SBP's widths from scratch", "uniform": "uniform from scratch"}
     for net, title in titles.items():
         for size in sorted({r["size"] for r in pick(results["records"], net=net, method="sbp")}):
-            here = pick(results["records"], net=net, size=size)
+            here = in_common(pick(results["records"], net=net, size=size))
             errors = {name: spread(mine, "error_pct") for name in METHODS if (mine := pick(here, method=name))}
             if not criteria.keys() & errors.keys():
                 continue

@@ -49,8 +49,10 @@ def draw(records: Sequence[dict[str, Any]], case: Case, path: Path) -> None:
     if dense := pick(records, method="dense"):
         axes.axhline(mean(dense, "error_pct"), color=style.REFERENCE, linestyle="--", label=plain("dense"))
     axes.set_xscale("log")
-    axes.set_xticks(list(case.sizes), [f"{size:g}x" for size in case.sizes])
+    sizes = sorted({r["size"] for r in records if r["size"] > 1})
+    axes.set_xticks(sizes, [f"{size:g}x" for size in sizes])
     axes.minorticks_off()
+    axes.set_xlim(sizes[0] / 1.2, sizes[-1] * 1.2)
     style.label(axes, x="times fewer multiply-accumulates", y="test error, %", title=case.title)
     style.legend(figure, axes)
     figures.save(figure, path)

@@ -96,7 +96,7 @@ def lines_for_docstring(records: Records, cases: Mapping[str, Case]) -> list[str
     lines: list[str] = []
     for name, case in cases.items():
         for size in case.sizes:
-            here = pick(records, net=name, size=size)
+            here = in_common(pick(records, net=name, size=size))
             if not (sbp := pick(here, method="sbp")):
                 continue
             methods = [m for m in METHODS if METHODS[m].start in ("base", "fresh") and pick(here, method=m)]
@@ -105,7 +105,14 @@ def lines_for_docstring(records: Records, cases: Mapping[str, Case]) -> list[str
                 best = min(methods, key=lambda m: mean(pick(here, method=m), "error_pct"))
                 line += f"; the best other, {plain(best)}: {spread(pick(here, method=best), 'error_pct')} %"
             lines.append(line)
-    return [*lines, "mean ± standard deviation over seeds (results.json)"]
+    return [*lines, "mean ± standard deviation over the seeds that all methods have (results.json)"]
+
+
+def in_common(records: Records) -> list[dict[str, Any]]:
+    """Records of the seeds that SBP and all its rivals have, so that their means can be compared."""
+    rivals = [m for m in METHODS if m == "sbp" or METHODS[m].start in ("base", "fresh")]
+    seeds = [{r["seed"] for r in mine} for method in rivals if (mine := pick(records, method=method))]
+    return [record for record in records if all(record["seed"] in some for some in seeds)]
 
 
 def pick(records: Records, **wanted: Any) -> list[dict[str, Any]]:

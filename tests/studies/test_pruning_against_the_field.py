@@ -158,6 +158,22 @@ def test_differences_are_taken_seed_by_seed() -> None:
     assert lower == "Errors at 2x, 2 seeds: lower than SBP's: Taylor (-0.20 [1 of 2 seeds])."
 
 
+def test_one_line_compares_the_same_seeds() -> None:
+    def row(method: str, seed: int) -> dict[str, object]:
+        return {"method": method, "seed": seed}
+
+    records = [
+        row("sbp", 0),
+        row("sbp", 1),
+        row("l1", 0),
+        row("l1", 2),
+        row("bmrs_u", 0),
+        row("base", 0),
+        row("base", 1),
+    ]
+    assert tables.in_common(records) == [row("sbp", 0), row("l1", 0), row("bmrs_u", 0), row("base", 0)]
+
+
 def test_committed_networks_are_those_in_the_results() -> None:
     path = collect.HERE / "results.json"
     if not path.exists():
