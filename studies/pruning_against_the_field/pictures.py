@@ -10,7 +10,7 @@ from typing import Any
 from dither import figures
 from dither.figures import _style as style
 from studies.pruning_against_the_field.settings import METHODS, Case
-from studies.pruning_against_the_field.tables import mean, pick, plain
+from studies.pruning_against_the_field.tables import in_common, mean, pick, plain
 
 BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, BLACK = style.COLORS
 LOOKS: dict[str, dict[str, Any]] = {
@@ -30,12 +30,13 @@ STEP = 0.022  # between neighbours, as a fraction of the size: equal sizes would
 
 
 def draw(records: Sequence[dict[str, Any]], case: Case, path: Path) -> None:
-    """Writes the figure of one network."""
+    """Writes the figure of one network, of the seeds that SBP and all its rivals have."""
     figure, (axes,) = style.new_figure(5.8)
+    shared = {size: in_common(pick(records, size=size)) for size in case.sizes}
     methods = [m for m in METHODS if METHODS[m].start != "whole" and pick(records, method=m)]
     for number, method in enumerate(methods):
         place = 1 + STEP * (number - (len(methods) - 1) / 2)
-        points = [mine for size in case.sizes if (mine := pick(records, method=method, size=size))]
+        points = [mine for here in shared.values() if (mine := pick(here, method=method))]
         axes.errorbar(
             [mean(mine, "macs_ratio") * place for mine in points],
             [mean(mine, "error_pct") for mine in points],
