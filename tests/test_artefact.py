@@ -18,6 +18,10 @@ from tests.pruning.test_cases import assert_same, drown_half
 
 SHRINKABLE = [case for case in CASES if case.removable]
 numbered = pytest.mark.parametrize("number", range(len(SHRINKABLE)), ids=lambda i: SHRINKABLE[i].name)
+some_now = pytest.mark.parametrize(  # every fourth in the quick tests
+    "number",
+    [pytest.param(i, marks=[pytest.mark.slow] * (i % 4 > 0), id=case.name) for i, case in enumerate(SHRINKABLE)],
+)
 BRANCHING = "the path that the values choose"  # no graph can follow it
 
 
@@ -56,7 +60,7 @@ def test_saved_and_loaded_into_the_users_own_class_bit_for_bit(number: int, tmp_
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "net.safetensors").read_bytes()
 
 
-@numbered
+@some_now
 def test_torch_export(number: int, tmp_path: Path) -> None:
     case, small = SHRINKABLE[number], shrunk(number)
     if case.name == BRANCHING:
@@ -79,7 +83,7 @@ def forgetful() -> Iterator[None]:
     torch.compiler.reset()
 
 
-@numbered
+@some_now
 @pytest.mark.usefixtures("forgetful")
 def test_torch_compile_reads_it_in_one_graph(number: int) -> None:
     case, small = SHRINKABLE[number], shrunk(number)

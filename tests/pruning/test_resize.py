@@ -225,7 +225,10 @@ def test_the_kl_is_that_of_the_units_that_stay() -> None:
 
 
 # --- again and again, and to the end ---------------------------------------------------------------------------------
-@pytest.mark.parametrize("case", REMOVABLE, ids=lambda c: c.name)
+@pytest.mark.parametrize(  # every fourth in the quick tests
+    "case",
+    [pytest.param(case, marks=[pytest.mark.slow] * (i % 4 > 0), id=case.name) for i, case in enumerate(REMOVABLE)],
+)
 def test_again_and_again_and_then_for_good(case: Case) -> None:
     """Two removals in training and the last one end where one removal of the same channels ends."""
     x, fresh = case.inputs(), build(case)

@@ -104,7 +104,10 @@ def unstopped(images: Images, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return fit(folder, images), folder
 
 
-@pytest.mark.parametrize("stop", [5, 6, 7, 15])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("stop", [6, *(pytest.param(stop, marks=SLOW) for stop in (5, 7, 15))])
 def test_a_stopped_training_goes_on_across_removals(
     tmp_path: Path, images: Images, unstopped: tuple[nn.Module, Path], monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
