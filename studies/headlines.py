@@ -72,10 +72,11 @@ def against_the_field(results: dict[str, Any]) -> Iterator[tuple[str, str, str]]
         for size in sorted({r["size"] for r in pick(results["records"], net=net, method="sbp")}):
             here = in_common(pick(results["records"], net=net, size=size))
             errors = {name: spread(mine, "error_pct") for name in METHODS if (mine := pick(here, method=name))}
-            if not criteria.keys() & errors.keys():
+            tried = [name for name in criteria if name in errors]
+            if not tried:
                 continue
-            best = min(criteria.keys() & errors.keys(), key=lambda name: mean(pick(here, method=name), "error_pct"))
-            shown = {"sbp": "SBP", best: f"best of {len(criteria.keys() & errors.keys())} criteria ({criteria[best]})"}
+            best = min(tried, key=lambda name: mean(pick(here, method=name), "error_pct"))
+            shown = {"sbp": "SBP", best: f"best of {len(tried)} criteria ({criteria[best]})"}
             said = "; ".join(f"{what} {errors[name]}" for name, what in (shown | others).items() if name in errors)
             seeds = len(pick(here, method="sbp"))
             counted = "1 seed" if seeds == 1 else f"{seeds} seeds"
