@@ -26,9 +26,9 @@ T = TypeVar("T")
 
 # Bytes of the largest tensor in a pass, up to which samples are folded.
 FOLD_BYTES = 256 << 20
-# A pass of this many seconds keeps the machine busy: folding cannot gain. Shorter ones are timed several times.
+# A pass of this many seconds keeps the machine busy: folding cannot gain. Shorter ones are timed more often.
 _BUSY = 0.02
-_REPEATS = 8
+_REPEATS = (2, 8)  # one alone may be slow by chance, and the first of its kind prepares its kernels
 # Another memory format must gain this much: it is the one choice that costs a copy of the input.
 _GAIN = 0.9
 _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -96,7 +96,7 @@ def _run(sampler: Sampler, batch: Batch, plan: Plan) -> Tensor:
 
 
 def _measure(sampler: Sampler, batch: Batch, max_batch: int | None) -> tuple[Plan, Tensor]:
-    """The plan, and the samples as it makes them. The passes that are timed are samples that are needed anyway."""
+    """The plan, and the samples as it makes them. What is timed is samples that are needed anyway, run twice or more."""
     count = sampler.num_samples
     try:
         first, record = sampler.recorded(batch, 0)
@@ -158,7 +158,7 @@ def _tried(run: Callable[[], T]) -> T | None:
 
 
 def _timed(batch: Batch, run: Callable[[], T]) -> tuple[T, float]:
-    """The result and the seconds of the fastest of a few runs; slow ones are run once.
+    """The result and the seconds of the fastest of a few runs; slow ones are run twice.
 
     On a CPU, the processor time counts where it is less than the time that passed: then other programs had the machine.
     """
@@ -173,7 +173,7 @@ def _timed(batch: Batch, run: Callable[[], T]) -> tuple[T, float]:
         if not waits:
             seconds = min(seconds, time.process_time() - busy)
         best, spent, repeats = min(best, seconds), spent + seconds, repeats + 1
-        if spent > _BUSY or repeats == _REPEATS:
+        if (spent > _BUSY and repeats >= _REPEATS[0]) or repeats == _REPEATS[1]:
             return out, best
 
 
