@@ -1,15 +1,15 @@
-"""One line of every study for the README, from the results that are committed: ``python -m studies.headlines``."""
+"""The tables of the README, from the results that are committed: ``python -m studies.headlines``."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from studies.fill import fill, spread
-from studies.pruning_against_the_field.settings import METHODS
 from studies.pruning_against_the_field.tables import in_common, mean, pick
 
 if sys.version_info >= (3, 11):
@@ -19,6 +19,31 @@ else:
 
 HERE = Path(__file__).parent
 Records = list[dict[str, Any]]
+Row = list[str]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One table.
+
+    Attributes:
+        text: what a reader asks.
+        shown: what the numbers are.
+        heads: of the columns.
+        studies: what answers it; each makes rows of its results.
+    """
+
+    text: str
+    shown: str
+    heads: Row
+    studies: dict[str, Callable[[Any], Iterator[Row]]]
+
+    def table(self) -> str:
+        """Empty where nothing was measured."""
+        found = {name: rows for name, make in self.studies.items() if (rows := list(rows_of(name, make)))}
+        links = ", ".join(f"[{name}](studies/{name}/README.md)" for name in found)
+        lines = [self.heads, ["---"] * len(self.heads), *(row for rows in found.values() for row in rows)]
+        return "\n".join([f"**{self.text}** {self.shown} ({links}).", "", *map(line, lines)]) if found else ""
 
 
 def main() -> None:
@@ -26,122 +51,150 @@ def main() -> None:
 
 
 def table() -> str:
-    """The lines of all studies that have results."""
-    rows = [
-        f"| {cells[0]} | {cells[1]} | {cells[2]} | [{name}](studies/{name}/README.md) |"
-        for name, lines in STUDIES.items()
-        if (path := HERE / name / "results.json").exists()
-        for cells in lines(json.loads(path.read_text(encoding="utf-8")))
-    ]
-    return "\n".join(["| | paper | here | study |", "|---|---|---|---|", *rows])
+    """The tables of all studies that have results."""
+    return "\n\n".join(text for question in QUESTIONS if (text := question.table()))
 
 
-def pruned_lenets(results: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    for net, title in (("lenet5", "LeNet-5"), ("lenet_500_300", "LeNet-500-300")):
+def rows_of(study: str, make: Callable[[Any], Iterator[Row]]) -> Iterable[Row]:
+    path = HERE / study / "results.json"
+    return make(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else []
+
+
+def line(cells: Row) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def pruned_lenets(results: dict[str, Any]) -> Iterator[Row]:
+    for net, title in (("lenet5", "LeNet-5, MNIST"), ("lenet_500_300", "LeNet-500-300, MNIST")):
         before, after = (pick(results["records"], net=net, method=method) for method in ("original", "sbp"))
         theirs = {row["method"]: row for row in expected("pruning_lenet_mnist") if row["net"] == net}
-        yield (
-            f"{title} on MNIST, pruned: error; multiply-accumulates; time on a CPU, batch 64",
-            f"{theirs['original']['error_pct']:.2f} -> {theirs['sbp']['error_pct']:.2f} %; "
-            f"{theirs['sbp']['macs_ratio']:.1f}x fewer; {theirs['sbp']['latency_ratio']:.1f}x",
-            f"{spread(before, 'error_pct')} -> {spread(after, 'error_pct')} %; "
-            f"{spread(after, 'macs_ratio')}x fewer; {spread(after, 'latency_ratio_b64')}x",
-        )
+        yield paper_row(title, theirs["original"], theirs["sbp"])
+        error = f"{spread(before, 'error_pct')} -> {spread(after, 'error_pct')}"
+        yield ["", "here", error, "", f"{spread(after, 'macs_ratio')}x", f"{spread(after, 'latency_ratio_b64')}x"]
 
 
-def pruned_vgg(results: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+def pruned_vgg(results: dict[str, Any]) -> Iterator[Row]:
     theirs = {row["method"]: row for row in expected("pruning_vgg_cifar10")}
+    yield paper_row("VGG-like, CIFAR-10", theirs["base"], theirs["sbp"])
     for net in dict.fromkeys(record["net"] for record in results["records"]):
         mine, longer = (pick(results["records"], net=net, row=row) for row in ("macs", "longer"))
         if mine:
-            dense = f" (not pruned, trained on for as long: {spread(longer, 'error_pct')} %)" if longer else ""
-            yield (
-                f"VGG-like on CIFAR-10, {net} width, pruned with KL weights by MACs: the same",
-                f"{theirs['base']['error_pct']:.1f} -> {theirs['sbp']['error_pct']:.1f} %; "
-                f"{theirs['sbp']['macs_ratio']:.1f}x fewer; {theirs['sbp']['latency_ratio']:.1f}x",
-                f"{spread(mine, 'base_error_pct')} -> {spread(mine, 'error_pct')} %{dense}; "
-                f"{spread(mine, 'macs_ratio')}x fewer; {spread(mine, 'latency_ratio_b64')}x",
-            )
+            yield [
+                "",
+                f"here, {net} width, KL weights by MACs",
+                f"{spread(mine, 'base_error_pct')} -> {spread(mine, 'error_pct')}",
+                spread(longer, "error_pct") if longer else "",
+                f"{spread(mine, 'macs_ratio')}x",
+                f"{spread(mine, 'latency_ratio_b64')}x",
+            ]
 
 
-def against_the_field(results: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    titles = {"lenet5": "LeNet-5 on MNIST", "vgg16": "VGG-like on CIFAR-10", "resnet18": "ResNet-18 on CIFAR-10"}
-    criteria = {"l1": "L1", "bn_scale": "BatchNorm scale", "taylor": "Taylor", "group_norm": "group norm"}
-    others = {"random": "random channels", "scratch": "SBP's widths from scratch", "uniform": "uniform from scratch"}
+def paper_row(title: str, base: dict[str, Any], sbp: dict[str, Any]) -> Row:
+    error = f"{base['error_pct']:.3g} -> {sbp['error_pct']:.3g}"
+    return [title, "paper", error, "", f"{sbp['macs_ratio']:.3g}x", f"{sbp['latency_ratio']:.3g}x"]
+
+
+FIELD = {
+    "sbp": "SBP",
+    "l1": "L1",
+    "bn_scale": "BatchNorm scale",
+    "taylor": "Taylor",
+    "group_norm": "group norm",
+    "random": "random, SBP's widths",
+    "scratch": "from scratch, SBP's widths",
+    "uniform": "from scratch, uniform",
+}
+
+
+def against_the_field(results: dict[str, Any]) -> Iterator[Row]:
+    titles = {"lenet5": "LeNet-5, MNIST", "vgg16": "VGG-like, CIFAR-10", "resnet18": "ResNet-18, CIFAR-10"}
     for net, title in titles.items():
-        for size in sorted({r["size"] for r in pick(results["records"], net=net, method="sbp")}):
+        for size in sorted({record["size"] for record in pick(results["records"], net=net, method="sbp")}):
             here = in_common(pick(results["records"], net=net, size=size))
-            errors = {name: spread(mine, "error_pct") for name in METHODS if (mine := pick(here, method=name))}
-            tried = [name for name in criteria if name in errors]
-            if not tried:
-                continue
-            best = min(tried, key=lambda name: mean(pick(here, method=name), "error_pct"))
-            shown = {"sbp": "SBP", best: f"best of {len(tried)} criteria ({criteria[best]})"}
-            said = "; ".join(f"{what} {errors[name]}" for name, what in (shown | others).items() if name in errors)
-            seeds = len(pick(here, method="sbp"))
-            counted = "1 seed" if seeds == 1 else f"{seeds} seeds"
-            yield f"{title} at {size:g}x fewer multiply-accumulates, same budget, {counted}: error, %", "", said
+            found = {name: mine for name in FIELD if (mine := pick(here, method=name))}
+            best = min(mean(mine, "error_pct") for mine in found.values())
+            cells = {name: spread(mine, "error_pct") for name, mine in found.items()}
+            cells |= {name: f"**{cells[name]}**" for name, mine in found.items() if mean(mine, "error_pct") == best}
+            yield [f"{title}, {size:g}x", str(len(found["sbp"])), *(cells.get(name, "") for name in FIELD)]
 
 
-def random_labels(results: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+def random_labels(results: dict[str, Any]) -> Iterator[Row]:
     titles = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
     for data in dict.fromkeys(record["data"] for record in results["records"]):
         found = {r["method"]: r for r in pick(results["records"], data=data, labels="random")}
         if {"plain", "sbp", "sbp_removed"} <= found.keys():
-            yield (
-                f"{titles.get(data, data)} with random labels: channels that SBP keeps; what a plain network memorises",
-                "nothing is kept",
-                f"{found['sbp']['kept_pct'][-1]:.1f} %, and {found['sbp_removed']['kept_pct'][-1]:.1f} % if it removes "
-                f"while it trains; {found['plain']['accuracy_pct'][-1]:.1f} % of the labels",
-            )
+            kept = [f"{found[method]['kept_pct'][-1]:.1f} %" for method in ("sbp", "sbp_removed")]
+            yield [titles.get(data, data), *kept, f"{found['plain']['accuracy_pct'][-1]:.1f} %"]
 
 
-def doubt(results: dict[str, Any], title: str, paper: Records) -> Iterator[tuple[str, str, str]]:
+def doubt(results: dict[str, Any], title: str, paper: Records) -> Iterator[Row]:
     theirs = {row["method"]: f"{row['nll']:.3f}" for row in paper}
-    for without, sampled, what in (("single", "sbn", "network"), ("ensemble", "ensemble + sbn", "ensemble of 6")):
+    for without, sampled, what in (
+        ("single", "sbn", "network"),
+        ("dropout", "dropout + sbn", "network with dropout"),
+        ("ensemble", "ensemble + sbn", "ensemble of 6"),
+    ):
         before, after = (pick(results["records"], method=method) for method in (without, sampled))
         if before and after:
-            raw, calibrated = (
+            ours = [
                 f"{spread(before, key, digits=4)} -> {spread(after, key, digits=4)}"
                 for key in ("nll", "nll_calibrated")
-            )
-            said = f"{theirs.get(without, 'no row')} -> {theirs[sampled]}"
-            yield f"{title}, {what}: NLL without and with SBN; both calibrated", said, f"{raw}; {calibrated}"
+            ]
+            yield [f"{title}, {what}", f"{theirs.get(without, 'no row')} -> {theirs[sampled]}", *ours]
 
 
-def lenet_doubt(results: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    yield from doubt(results, "LeNet-5 on MNIST", expected("batchnorm_lenet_mnist"))
+def lenet_doubt(results: dict[str, Any]) -> Iterator[Row]:
+    yield from doubt(results, "LeNet-5, MNIST", expected("batchnorm_lenet_mnist"))
 
 
-def cifar5_doubt(results: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+def cifar5_doubt(results: dict[str, Any]) -> Iterator[Row]:
     for net, title in (("vgg11", "VGG-11"), ("resnet18", "ResNet-18")):
         if net in results:
-            yield from doubt(results[net], f"{title} on CIFAR-5", pick(expected("batchnorm_cifar5"), network=net))
+            yield from doubt(results[net], f"{title}, CIFAR-5", pick(expected("batchnorm_cifar5"), network=net))
 
 
-def both(results: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    for net, title in (("lenet5", "LeNet-5 on MNIST"), ("vgg11", "VGG-11 on CIFAR-5")):
+def both(results: dict[str, Any]) -> Iterator[Row]:
+    for net, title in (("lenet5", "LeNet-5, MNIST"), ("vgg11", "VGG-11, CIFAR-5")):
         if net in results:
-            every, last = (
-                pick(results[net]["records"], method=method) for method in ("pruned + sbn", "pruned + sbn, last two")
-            )
-            yield (
-                f"{title}: 16 samples of the pruned network, in passes of the dense one",
-                "",
-                f"{spread(every, 'time_of_dense_passes')}; {spread(last, 'time_of_dense_passes')} with the last two "
-                "BatchNorms sampled",
-            )
+            found = {name: pick(results[net]["records"], method=name) for name in ("dense", *SAMPLED)}
+            times = [f"{spread(found[name], 'time_of_dense_passes')}x" for name in SAMPLED]
+            nll = [spread(found[name], "nll", digits=4) for name in ("dense", SAMPLED[0])]
+            yield [title, *times, " -> ".join(nll)]
 
 
-STUDIES: dict[str, Callable[[dict[str, Any]], Iterator[tuple[str, str, str]]]] = {
-    "pruning_lenet_mnist": pruned_lenets,
-    "pruning_vgg_cifar10": pruned_vgg,
-    "pruning_against_the_field": against_the_field,
-    "pruning_random_labels": random_labels,
-    "batchnorm_lenet_mnist": lenet_doubt,
-    "batchnorm_cifar5": cifar5_doubt,
-    "small_and_doubtful": both,
-}
+SAMPLED = ("pruned + sbn", "pruned + sbn, last two")
+QUESTIONS = [
+    Question(
+        "How much smaller, and what does it cost?",
+        "Test error before -> after, and what a batch of 64 gains on a CPU",
+        ["network", "", "error, %", "not pruned, trained on as long", "fewer MACs", "faster"],
+        {"pruning_lenet_mnist": pruned_lenets, "pruning_vgg_cifar10": pruned_vgg},
+    ),
+    Question(
+        "Is it better than what you would take instead?",
+        "Test error in %, same multiply-accumulates, same budget, the lowest in bold",
+        ["network, fewer MACs", "seeds", *FIELD.values()],
+        {"pruning_against_the_field": against_the_field},
+    ),
+    Question(
+        "Does it memorise random labels?",
+        "Channels that stay, in the paper none",
+        ["", "SBP", "SBP that removes while it trains", "labels that a plain network learns by heart"],
+        {"pruning_random_labels": random_labels},
+    ),
+    Question(
+        "Does SBN know better what it does not know?",
+        "Negative log-likelihood without -> with it",
+        ["", "paper", "here", "here, both calibrated"],
+        {"batchnorm_lenet_mnist": lenet_doubt, "batchnorm_cifar5": cifar5_doubt},
+    ),
+    Question(
+        "What do 16 samples of a pruned network cost?",
+        "In passes of the dense one, batch of 64",
+        ["", "all BatchNorms sampled", "the last two", "NLL: dense, one pass -> pruned, sampled"],
+        {"small_and_doubtful": both},
+    ),
+]
 
 
 def expected(study: str) -> Records:

@@ -9,5 +9,24 @@ def test_readme_has_the_lines_of_the_committed_results() -> None:
     assert table in (headlines.HERE.parent / "README.md").read_text(encoding="utf-8")
 
 
-def test_every_study_with_results_and_a_line_exists() -> None:
-    assert all((headlines.HERE / name / "README.md").exists() for name in headlines.STUDIES)
+def test_every_study_with_a_row_exists() -> None:
+    names = [name for question in headlines.QUESTIONS for name in question.studies]
+    assert all((headlines.HERE / name / "README.md").exists() for name in names)
+
+
+def test_the_lowest_error_of_each_row_is_bold() -> None:
+    records = [
+        {"net": "lenet5", "size": 15.0, "method": method, "seed": seed, "error_pct": error + seed}
+        for method, error in (("sbp", 0.5), ("l1", 0.4), ("random", 0.4))
+        for seed in (0, 1)
+    ]
+    (row,) = headlines.against_the_field({"records": records})
+    assert row[:4] == ["LeNet-5, MNIST, 15x", "2", "1.00 ± 0.71", "**0.90 ± 0.71**"]
+    assert row[-3:] == ["**0.90 ± 0.71**", "", ""]
+
+
+def test_a_question_without_results_has_no_table() -> None:
+    question = headlines.Question(
+        "Why?", "Because", ["a"], {"a_study_that_is_not_there": lambda results: iter([["1"]])}
+    )
+    assert question.table() == ""
