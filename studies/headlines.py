@@ -11,6 +11,7 @@ from typing import Any
 
 from studies.fill import fill, spread
 from studies.pruning_against_the_field.tables import in_common, mean, pick
+from studies.pruning_vgg_cifar10.settings import ROWS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -76,12 +77,12 @@ def pruned_lenets(results: dict[str, Any]) -> Iterator[Row]:
 def pruned_vgg(results: dict[str, Any]) -> Iterator[Row]:
     theirs = {row["method"]: row for row in expected("pruning_vgg_cifar10")}
     yield paper_row("VGG-like, CIFAR-10", theirs["base"], theirs["sbp"])
-    for net in dict.fromkeys(record["net"] for record in results["records"]):
-        mine, longer = (pick(results["records"], net=net, row=row) for row in ("macs", "longer"))
-        if mine:
+    for net, row in dict.fromkeys((record["net"], record["row"]) for record in results["records"]):
+        mine, longer = (pick(results["records"], net=net, row=name) for name in (row, "longer"))
+        if row != "longer":
             yield [
                 "",
-                f"here, {net} width, KL weights by MACs",
+                f"here, {net} width, {ROWS[row].title}",
                 f"{spread(mine, 'base_error_pct')} -> {spread(mine, 'error_pct')}",
                 spread(longer, "error_pct") if longer else "",
                 f"{spread(mine, 'macs_ratio')}x",

@@ -73,31 +73,33 @@ def make_table(records: Records, plan: Plan) -> str:
 
 
 def docstring_lines(records: Records) -> list[str]:
-    """NLL without sampling, at the size of the training, and at the size that tuning chose."""
+    """NLL without sampling and at the size of the training; at the size that tuning chose."""
     nll = METRICS["NLL"]
     chosen = ", ".join(f"{r['batch_size']:g}" for r in at(records, "sbn, tuned", None))
     return [
         f"NLL {spread(at(records, 'single', None), *nll)} without sampling, "
-        f"{spread(at(records, 'sbn, fitted', 16), *nll)} with SBN at 16, "
-        f"{spread(at(records, 'sbn, tuned', None), *nll)} tuned ({chosen})"
+        f"{spread(at(records, 'sbn, fitted', 16), *nll)} with SBN at 16",
+        f"NLL {spread(at(records, 'sbn, tuned', None), *nll)} tuned (to {chosen})",
     ]
 
 
 def draw(records: Records, plan: Plan) -> Any:
-    """NLL and AUROC against the batch size: means over networks."""
-    figure, (above, below) = style.new_figure(6.2, rows=2)
-    for axes, title, key in ((above, "NLL, nats", "nll"), (below, "AUROC", "ood_auroc")):
+    """Every metric against the batch size: means and standard deviations over networks."""
+    figure, panels = style.new_figure(8.4, rows=len(METRICS))
+    for axes, (title, (key, _, _)) in zip(panels, METRICS.items(), strict=True):
         for name, line, look in style.styled(LINES):
-            found = {size: [r[key] for r in at(records, name, size)] for size in plan.sizes}
-            sizes = [size for size, values in found.items() if values]
-            means = [statistics.fmean(found[size]) for size in sizes]
-            axes.plot(sizes, means, marker="o", markersize=5, linewidth=2, label=line.title, **look)
+            found = {size: values for size in plan.sizes if (values := [r[key] for r in at(records, name, size)])}
+            means = [statistics.fmean(values) for values in found.values()]
+            spreads = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in found.values()]
+            low, high = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
+            axes.fill_between(list(found), low, high, color=look["color"], alpha=0.12, linewidth=0)
+            axes.plot(list(found), means, marker="o", markersize=5, linewidth=2, label=line.title, **look)
         single = statistics.fmean(r[key] for r in at(records, "single", None))
         axes.axhline(single, color=style.REFERENCE, linestyle=(0, (2, 2)), linewidth=1.6, label="without sampling")
         axes.set_xscale("log", base=2)
         axes.set_xticks(plan.sizes, [str(size) for size in plan.sizes])
         axes.minorticks_off()
         style.label(axes, y=title)
-    style.label(below, x="batch size of the noise")
-    style.legend(figure, above)
+    style.label(panels[-1], x="batch size of the noise")
+    style.legend(figure, panels[0])
     return figure

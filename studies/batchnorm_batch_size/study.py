@@ -1,7 +1,11 @@
 """The batch size of the noise: is that of the training the best one for SBN, and does it matter how one gets there?
 
 Paper:   trains at batch 16 "small on purpose", fits at that size, and shows no other
-Ours:    not run yet
+Ours:    VGG-11, CIFAR-5: NLL 0.5449 ± 0.0097 without sampling, 0.4796 ± 0.0174 with SBN at 16
+         VGG-11, CIFAR-5: NLL 0.4220 ± 0.0127 tuned (to 4, 4, 4)
+         LeNet-5, MNIST: NLL 0.0171 ± 0.0008 without sampling, 0.0168 ± 0.0005 with SBN at 16
+         LeNet-5, MNIST: NLL 0.0172 ± 0.0005 tuned (to 1024, 1024, 1024)
+         means over networks (results.json)
 Run:     python -m studies.batchnorm_batch_size --network vgg11 --seed 0 --threads 1     # each network; then --collect
 Differs: nothing is trained: the networks are those of batchnorm_cifar5 and batchnorm_lenet_mnist. 20 samples; 5,000
          test images and 5,000 others.
