@@ -4,6 +4,8 @@ Paper:   VGG-11: SBN 5.76 % error, NLL 0.302; ensemble of 6 4.81 %, 0.191, with 
          SBN 5.38 %, 0.149. ResNet-18: SBN 4.35 %, 0.255; ensemble 3.37 %, 0.138, with SBN 3.34 %, 0.110 (expected.toml)
 Ours:    VGG-11, single network: 13.20 ± 0.32 % error, NLL 0.5418 ± 0.0101, classes 5 to 9 AUROC 0.697 ± 0.004
          VGG-11, SBN: 13.01 ± 0.37 % error, NLL 0.4711 ± 0.0084, classes 5 to 9 AUROC 0.698 ± 0.005
+         VGG-11, dropout, sampled: 11.49 ± 0.12 % error, NLL 0.3209 ± 0.0034, classes 5 to 9 AUROC 0.701 ± 0.003
+         VGG-11, dropout + SBN: 11.33 ± 0.13 % error, NLL 0.3159 ± 0.0041, classes 5 to 9 AUROC 0.703 ± 0.003
          VGG-11, ensemble of 6: 9.94 % error, NLL 0.2997, classes 5 to 9 AUROC 0.727
          VGG-11, ensemble of 6 + SBN: 10.00 % error, NLL 0.2877, classes 5 to 9 AUROC 0.727
          means over networks (results.json)
