@@ -96,7 +96,7 @@ def _run(sampler: Sampler, batch: Batch, plan: Plan) -> Tensor:
 
 
 def _measure(sampler: Sampler, batch: Batch, max_batch: int | None) -> tuple[Plan, Tensor]:
-    """The plan, and the samples as it makes them. What is timed is samples that are needed anyway, run twice or more."""
+    """The plan, and the samples as it makes them. What is timed is samples that are needed anyway, run again."""
     count = sampler.num_samples
     try:
         first, record = sampler.recorded(batch, 0)
