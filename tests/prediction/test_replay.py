@@ -57,6 +57,22 @@ def test_prefix_runs_once_and_the_suffix_every_time() -> None:
     assert counts[aten.addmm.default] == 4
 
 
+@pytest.mark.parametrize("cached", [True, False])
+def test_prefix_runs_once_under_autocast_that_keeps_its_copies_of_parameters(cached: bool) -> None:
+    net, x = conv_net(), torch.randn(2, 1, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=cached):
+        _, _, _, counts = run(net, x)
+        torch.clear_autocast_cache()
+        sampler = Sampler(net, 4, torch.Generator().manual_seed(0))
+        with sampler.ready(), Counting() as counting:
+            _, record = sampler.recorded(Batch(x, 2, softmax), 0)
+            for sample in range(1, 4):
+                sampler.replayed(Batch(x, 2, softmax), sample, record)
+    assert counts[aten.convolution.default] == 1 + 1 + 4
+    # A first pass that has made the copies is recorded once more.
+    assert counting.counts[aten.convolution.default] == 1 + 1 + 4 + 3 * cached
+
+
 def test_residual_stream_is_kept_across_a_skip() -> None:
     """x is read by the block, and again by the sum after it, which depends on the draw."""
     net = nn.Sequential(nn.Linear(5, 6), Residual(nn.Sequential(nn.Linear(6, 6), Shift(Normal(6)))), nn.Linear(6, 3))

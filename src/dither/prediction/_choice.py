@@ -20,7 +20,7 @@ from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivate
 from .._inputs import map_tensors, tensors
 from ._fold import Call, can_fold
 from ._replay import Record
-from ._sampler import Batch, Sampler
+from ._sampler import Batch, Sampler, autocasting
 
 T = TypeVar("T")
 
@@ -196,7 +196,7 @@ def _key(sampler: Sampler, batch: Batch, max_batch: int | None) -> Any:
     inputs = [(t.shape, t.stride(), t.dtype, t.device) for t in tensors(batch.inputs)]
     draws = [(source.foldable, *(t.shape for t in source.tensors())) for source in sampler.sources]
     dropouts = [getattr(layer, "p", None) for layer in sampler.layers.values()]
-    settings = torch.get_num_threads(), torch.is_autocast_enabled(), max_batch, sampler.num_samples
+    settings = torch.get_num_threads(), *autocasting(batch), max_batch, sampler.num_samples
     return (*inputs, *map(tuple, draws), *dropouts, *settings)
 
 

@@ -67,6 +67,7 @@ class Record:
         reason: Why the steps cannot be replayed; empty if they can.
         depends: Whether anything depends on the draw.
         random: How many operators drew from a global generator.
+        casts: How many operators made a copy of a parameter in another precision.
         largest: Bytes of the largest tensor that was made.
     """
 
@@ -75,6 +76,7 @@ class Record:
         self.reason = ""
         self.depends = False
         self.random = 0
+        self.casts = 0
         self.largest = 0
 
 
@@ -136,6 +138,7 @@ class Recording(TorchDispatchMode):
         out = func(*args, **kwargs)
         self._made(leaves(out, Tensor), {storage(t) for t in inputs}, marked)
         self.record.random += random
+        self.record.casts += func is torch.ops.aten._to_copy.default and any(t.requires_grad for t in inputs)
         self.record.depends |= marked and not known.fresh
         if not marked:
             self.record.steps.append((func, key, change(out, Tensor, self._value)))

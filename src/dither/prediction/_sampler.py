@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
 
-from .._inputs import Inputs, call, evaluating
+from .._inputs import Inputs, call, evaluating, tensors
 from .._sampling import Stochastic, sampling, sources
 from ._fold import Call, fold, logging, replaced
 from ._link import Link, apply
@@ -85,7 +85,15 @@ class Sampler:
         return self._pass(batch)
 
     def recorded(self, batch: Batch, sample: int) -> tuple[Tensor, Record]:
-        """One pass, and a record of what in it does not depend on the draw."""
+        """One pass, and a record of what in it does not depend on the draw.
+
+        Autocast keeps the copies of parameters that it makes; a pass that made some is not like those that follow, and
+        is recorded again.
+        """
+        out, record = self._recorded(batch, sample)
+        return self._recorded(batch, sample) if record.casts and keeps_casts(batch) else (out, record)
+
+    def _recorded(self, batch: Batch, sample: int) -> tuple[Tensor, Record]:
         mode = Recording(self.draws())
         with mode:
             self.choose(sample)
@@ -145,6 +153,16 @@ class Sampler:
 
     def _pass(self, batch: Batch) -> Tensor:
         return apply(batch.link, call(self.net, batch.inputs), batch.rows)
+
+
+def autocasting(batch: Batch) -> tuple[bool, ...]:
+    """Whether autocast is on, for each device of the inputs."""
+    return tuple(torch.is_autocast_enabled(kind) for kind in sorted({t.device.type for t in tensors(batch.inputs)}))
+
+
+def keeps_casts(batch: Batch) -> bool:
+    """Whether autocast casts each parameter once, and takes the copy from then on."""
+    return any(autocasting(batch)) and torch.is_autocast_cache_enabled()
 
 
 def describe(module: Any) -> str:
