@@ -90,7 +90,7 @@ def sampling(net: nn.Module) -> Generator[nn.Module]:
 
     Example:
         >>> import torch
-        >>> net = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5)).eval()
+        >>> net = nn.Sequential(nn.Linear(4, 256), nn.Dropout(0.5)).eval()
         >>> x = torch.ones(1, 4)
         >>> with sampling(net):
         ...     first, second = net(x), net(x)
