@@ -76,8 +76,8 @@ ROWS = {
     "macs": Row("SBP, weights by MACs", dataclasses.replace(NOISE, kl_weights="macs", kl_weight=0.08)),
     "latency": Row("SBP, weights by time", dataclasses.replace(NOISE, kl_weights="latency", kl_weight=1.5)),
 }
-# At the full width an epoch takes six minutes, and a layer has four times as many channels that share its work: fewer epochs, and
-# half of the factors where the smallest weight is 1 (choice.md).
+# At the full width an epoch takes six minutes, and four times as many channels share the work of a layer: fewer epochs,
+# and half of the factors on the measured weights (choice.md).
 FULL_ROWS = ROWS | {
     "macs": Row("SBP, weights by MACs", dataclasses.replace(NOISE, kl_weights="macs", kl_weight=0.04)),
     "latency": Row("SBP, weights by time", dataclasses.replace(NOISE, kl_weights="latency", kl_weight=0.75)),
