@@ -130,18 +130,22 @@ def make_table(records: list[dict[str, Any]], plans: dict[str, Plan]) -> str:
     noise = 100 * (rate * (1 - rate) / 10_000) ** 0.5
     lines += [
         "",
-        f"Test images, seeds {', '.join(map(str, seeds))}. After the base: {plan_epochs(records)}. MACs, parameters "
-        f"and times: base divided by pruned, so above 1 is saved. Times: {on['cpu']}, {on['threads']} thread(s), torch "
-        f"{made['torch']}, medians of {REPEATS} passes in turns; the column of the paper is its own CPU. An "
+        f"Test images, seeds {', '.join(map(str, seeds))}. After the base: {plan_epochs(plans, records)}. MACs, "
+        "parameters and times: base divided by pruned, so above 1 is saved. Times: "
+        f"{on['cpu']}, {on['threads']} thread(s), torch {made['torch']}, medians of {REPEATS} passes in turns; the "
+        "column of the paper is its own CPU. An "
         f"error rate of {100 * rate:.0f} % has a standard error of {noise:.2f} points over the 10,000 test images, "
         f"and of {noise * 2**0.5:.2f} over the 5,000 held-out ones.",
     ]
     return "\n".join(lines)
 
 
-def plan_epochs(records: list[dict[str, Any]]) -> str:
-    pruned = next((r["epochs"] for r in records if r["epochs"]["prune"]), records[0]["epochs"])
-    return f"{pruned['prune']} epochs under noise and {pruned['finetune']} of fine-tuning"
+def plan_epochs(plans: dict[str, Plan], records: list[dict[str, Any]]) -> str:
+    pruned = {record["net"]: record["epochs"] for record in records if record["epochs"]["prune"]}
+    return "; ".join(
+        f"{plans[net].title}, {epochs['prune']} epochs under noise and {epochs['finetune']} of fine-tuning"
+        for net, epochs in pruned.items()
+    )
 
 
 def cells(records: list[dict[str, Any]]) -> str:
