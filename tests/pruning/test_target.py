@@ -191,6 +191,55 @@ def test_units_near_the_threshold_come_back() -> None:
     assert Target(macs=0.75).plan(net, X).widths["0"] == (29, 40)  # (12 + 30) n + 120 <= 0.75 * 1800
 
 
+@pytest.mark.parametrize("multiple", [2, 4, 7, 8, 16])
+@pytest.mark.parametrize("target", [0.3, 0.5, 0.9])
+@pytest.mark.filterwarnings("ignore:the budget removes")
+def test_widths_are_multiples_within_the_budget_and_one_group_more_is_over_it(target: float, multiple: int) -> None:
+    net, sizes = spread(attached()), (40, 30)
+    plan = Target(macs=target).plan(net, X, multiple_of=multiple)
+    widths = [choice.kept for choice in plan.spaces[:2]]
+    assert all(kept == tuple(range(len(kept))) for kept in widths)  # spread(): the first have the most signal
+    assert all(len(kept) % multiple == 0 or len(kept) == size for kept, size in zip(widths, sizes, strict=True))
+    assert share(net, plan) <= target
+    wanted = pruning.plan(net, X, multiple_of=multiple)
+    for here, (kept, size) in enumerate(zip(widths, sizes, strict=True)):
+        more = [min(len(kept) + multiple, size) if at == here else len(w) for at, w in enumerate(widths)]
+        over = (12 * more[0] + more[0] * more[1] + more[1] * 4) / (12 * 40 + 40 * 30 + 30 * 4) > target
+        assert over or len(kept) >= len(wanted.spaces[here].kept)
+    assert pruning.Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+    assert f"rounded up to multiples of {multiple}" in str(plan)
+
+
+def test_a_group_ranks_as_its_loudest() -> None:
+    net = pruning.attach(
+        nn.Sequential(nn.Linear(1, 4), nn.ReLU(), nn.Linear(4, 2), nn.ReLU(), nn.Linear(2, 1)), X[:, :1]
+    )
+    found = price(net, X[:, :1], "params")
+    snr = torch.tensor([3.0, 1.0, 9.0, 3.0, 8.0, 8.0], dtype=torch.float64)
+    groups = found.units.groups(snr, 2)
+    assert groups.tolist() == [0, 1, 0, 1, 2, 2]  # of the first layer 9 and 3, then the other 3 and 1
+    keep = fill(torch.ones(6, dtype=torch.float64), snr, found, found.full - 1, multiple_of=2)
+    assert keep.tolist() == [1, 0, 1, 0, 1, 1]
+    with pytest.raises(ValueError, match="a group of 2 units in every layer costs"):
+        fill(keep, snr, found, 5.0, multiple_of=2)
+
+
+def test_columns_are_not_rounded() -> None:
+    torch.manual_seed(0)
+    net = spread(pruning.attach(nn.Sequential(nn.Linear(12, 40), nn.ReLU(), nn.Linear(40, 4)), X, features=("0",)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plan = Target(params=0.5).plan(net, X, multiple_of=8)
+    assert len(plan.spaces[0].kept) % 8 == 0
+    assert len(plan.columns[0].kept) % 8 != 0
+
+
+@pytest.mark.parametrize("multiple", [0, -8, "auto"])
+def test_multiples_are_numbers(multiple: int) -> None:
+    with pytest.raises(ValueError, match="within a budget, give a number >= 1"):
+        Target(macs=0.5).plan(attached(), X, multiple_of=multiple)
+
+
 def test_hand_placed_noise_is_planned_too() -> None:
     noise = pruning.LogNormalNoise(40)
     net = nn.Sequential(nn.Linear(12, 40), nn.ReLU(), noise, nn.Linear(40, 4))

@@ -66,7 +66,10 @@ def test_a_run_arrives_at_its_target_also_when_it_is_interrupted(
         ({"target": {"flops": 0.3}}, "target is {'flops': 0.3}, expected like {'macs': 0.3}, or params or latency"),
         ({"target": {"macs": 0.3, "params": 0.3}}, "expected like"),
         ({"target": {"macs": 3}}, "expected like"),
-        ({"target": {"macs": 0.3}, "multiple_of": 8}, "multiple_of is 8, expected 1, because a target is set"),
+        (
+            {"target": {"macs": 0.3}, "multiple_of": "auto"},
+            "multiple_of is 'auto', expected a number, because a target",
+        ),
         ({"multiple_of": "often"}, "multiple_of is 'often', expected a number >= 1 or 'auto'"),
     ],
 )

@@ -79,7 +79,7 @@ class Noise:
         init_log_scale: log σ of every gate at the start. None keeps the layer's own default.
         threshold: SNR above which a unit stays.
         multiple_of: kept widths are rounded up to a multiple of this. "auto": as far up as a measurement on this
-            machine says that it costs no time.
+            machine says that it costs no time. With a target they are a multiple of it within the target.
         target: what the shrunk network may cost, as a fraction of the original: {"macs": 0.3}, or "params", or
             "latency". The whole KL is then steered: ``kl_weight`` and ``kl_weights`` are not read.
         shrink_every: epochs between removals while the network trains, which makes the rest of the training faster;
@@ -111,7 +111,8 @@ class Noise:
         _require(rounds, "multiple_of", multiple, "a number >= 1 or 'auto'")
         target = self.target
         _require(target is None or _is_target(target), "target", target, "like {'macs': 0.3}, or params or latency")
-        _require(self.target is None or multiple == 1, "multiple_of", multiple, "1, because a target is set")
+        rounds = self.target is None or multiple != "auto"
+        _require(rounds, "multiple_of", multiple, "a number, because a target is set")
         _require(self.shrink_every >= 0, "shrink_every", self.shrink_every, "a number of epochs >= 0")
         steered = target is not None and self.shrink_every
         _require(not steered, "shrink_every", self.shrink_every, "0, because a target is set")

@@ -201,10 +201,12 @@ class Run:
         )
 
     def _plan(self, gated: nn.Module) -> Plan:
-        noise = self.recipe.noise
-        if noise.target is not None:
-            return pruning.Target(**noise.target).plan(gated, self.example(_TIMED), threshold=noise.threshold)
-        return pruning.plan(gated, self.example(_TIMED), threshold=noise.threshold, multiple_of=noise.multiple_of)
+        noise, x = self.recipe.noise, self.example(_TIMED)
+        if noise.target is None:
+            return pruning.plan(gated, x, threshold=noise.threshold, multiple_of=noise.multiple_of)
+        multiple_of = noise.multiple_of
+        assert multiple_of != "auto"
+        return pruning.Target(**noise.target).plan(gated, x, threshold=noise.threshold, multiple_of=multiple_of)
 
     def prune(self) -> Report:
         """All steps up to the report; what is complete already is not done again.

@@ -33,6 +33,7 @@ def within(
     Raises:
         ValueError: If one unit in every layer costs more than that.
     """
+    assert plan.multiple_of != "auto"
     snr = price.units.snr(net).cpu() / threshold
     for choice in plan.spaces:
         if choice.reason is not None and choice.name in price.units.parts:
@@ -45,7 +46,7 @@ def within(
                 break
             offset = real * price.full - float(price(price.units.kept(found)))
         shifted = dataclasses.replace(price, fixed=price.fixed + offset)
-        filled = fill(keep, snr, shifted, share * price.full)
+        filled = fill(keep, snr, shifted, share * price.full, plan.multiple_of)
         found = _with(plan, price, filled)
         real = measured(net, found, example_inputs, quantity)
     loud = int(((price.units.kept(found) < keep) & (snr > math.e)).sum())
@@ -60,7 +61,7 @@ def within(
     return dataclasses.replace(found, note=f"{plan.note} {told}".strip())
 
 
-def fill(keep: Tensor, snr: Tensor, price: Price, budget: float) -> Tensor:
+def fill(keep: Tensor, snr: Tensor, price: Price, budget: float, multiple_of: int = 1) -> Tensor:
     """Which units stay, 0 or 1 each, when they may cost ``budget`` together.
 
     Args:
@@ -68,20 +69,32 @@ def fill(keep: Tensor, snr: Tensor, price: Price, budget: float) -> Tensor:
         snr: Signal-to-noise ratio of each unit, relative to the threshold.
         price: What they cost; its ``fixed`` part counts.
         budget: In the unit of the price.
+        multiple_of: Channels stay and go in groups of so many, the loudest of a space together; a group ranks as its
+            loudest does.
 
     Returns:
-        (units,), float64. The best unit of every part is there.
+        (units,), float64. The best group of every part is there.
 
     Raises:
-        ValueError: If one unit in every part costs more than the budget.
+        ValueError: If one group in every part costs more than the budget.
     """
+    group = price.units.groups(snr, multiple_of)
+    count = int(group.max()) + 1
+    keep, snr = (
+        values.new_full((count,), -math.inf).scatter_reduce(0, group, values, "amax") for values in (keep, snr)
+    )
     best = torch.zeros_like(keep)
     for part in price.units.parts.values():
-        best[part.start + int(snr[part].argmax())] = 1.0
-    least = float(price(best))
+        best[group[part].min()] = 1.0
+
+    def cost(chosen: Tensor) -> float:
+        return float(price(chosen[group]))
+
+    least = cost(best)
     if least > budget:
+        one = "one unit" if multiple_of == 1 else f"a group of {multiple_of} units"
         raise ValueError(
-            f"the target is out of reach: one unit in every layer costs {least / budget:.3g} times as much; ask for a "
+            f"the target is out of reach: {one} in every layer costs {least / budget:.3g} times as much; ask for a "
             "larger fraction, or put noise on more layers."
         )
     rank = torch.where(best > 0, torch.inf, snr).argsort(descending=True, stable=True)
@@ -89,16 +102,20 @@ def fill(keep: Tensor, snr: Tensor, price: Price, budget: float) -> Tensor:
     low, high = int(best.sum()), len(wanted)  # the most of those wanted that fit, in the order of their rank
     while low < high:
         middle = (low + high + 1) // 2
-        fits = float(price(best.index_fill(0, wanted[:middle], 1.0))) <= budget
+        fits = cost(best.index_fill(0, wanted[:middle], 1.0)) <= budget
         low, high = (middle, high) if fits else (low, middle - 1)
     filled = best.index_fill(0, wanted[:low], 1.0)
-    spent = float(price(filled))
-    for unit in rank[(filled[rank] == 0) & (snr[rank] > 1 / math.e)].tolist():
+    spent = cost(filled)
+    # The last group of a space may be smaller and fit where the one before it did not, which has to come first.
+    ends = {int(group[part].max()) for name, part in price.units.parts.items() if not name.endswith("[in]")}
+    for item in rank[(filled[rank] == 0) & (snr[rank] > 1 / math.e)].tolist():
+        if item in ends and not filled[item - 1]:
+            continue
         more = filled.clone()
-        more[unit] = 1.0
-        if spent < (now := float(price(more))) <= budget:  # a column of a channel that is gone costs and does nothing
+        more[item] = 1.0
+        if spent < (now := cost(more)) <= budget:  # a column of a channel that is gone costs and does nothing
             filled, spent = more, now
-    return filled
+    return filled[group]
 
 
 def measured(net: nn.Module, plan: Plan, example_inputs: Inputs, quantity: str) -> float:

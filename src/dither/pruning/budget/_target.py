@@ -108,7 +108,7 @@ class Target:
         free = max(units.values()) * 1e-6
         return cost, relative({name: max(value, free) for name, value in units.items()})
 
-    def plan(self, net: nn.Module, example_inputs: Inputs, *, threshold: float = 1.0) -> Plan:
+    def plan(self, net: nn.Module, example_inputs: Inputs, *, threshold: float = 1.0, multiple_of: int = 1) -> Plan:
         """The plan of `pruning.plan`, brought to the budget: it decides how many units stay, and the SNR decides which.
 
         Over the budget, units go in the order of their signal-to-noise ratio. Below it, units near the threshold (an
@@ -119,13 +119,15 @@ class Target:
             net: The trained network with noise.
             example_inputs: As for `attach`; a latency is measured on these, at their batch size.
             threshold: Signal-to-noise ratio above which a unit stays if the budget allows it.
+            multiple_of: The number of channels that stay of each space is a multiple of this, or all of them. Channels
+                then stay and go in groups of so many, and a group ranks as the loudest of its channels.
 
         Returns:
             The decision; print it.
 
         Raises:
-            ValueError: If the network carries no noise, the budget is below that of one unit in every layer, or
-                processes hold different parameters.
+            ValueError: If the network carries no noise, the budget is below that of one unit, or one group, in every
+                layer, ``multiple_of`` is no number >= 1, or processes hold different parameters.
             RuntimeError: If the first of several processes failed.
 
         Example:
@@ -138,12 +140,14 @@ class Target:
             >>> plan.widths["0"], plan.note.rpartition("Target: ")[2]
             ((8, 16), 'at most 0.5 of the macs. By the threshold alone 0.938, this plan 0.500.')
         """
+        if isinstance(multiple_of, str) or multiple_of < 1:
+            raise ValueError(f"multiple_of is {multiple_of!r}; within a budget, give a number >= 1.")
         net = unwrapped(net)
         check_whole(net)
         check_same(net)
-        return decided(lambda: self._plan(net, example_inputs, threshold))
+        return decided(lambda: self._plan(net, example_inputs, threshold, multiple_of))
 
-    def _plan(self, net: nn.Module, example_inputs: Inputs, threshold: float) -> Plan:
-        by_threshold = plan_by_threshold(net, example_inputs, threshold=threshold)
+    def _plan(self, net: nn.Module, example_inputs: Inputs, threshold: float, multiple_of: int) -> Plan:
+        by_threshold = plan_by_threshold(net, example_inputs, threshold=threshold, multiple_of=multiple_of)
         cost = price(net, example_inputs, self.quantity)
         return within(net, example_inputs, by_threshold, cost, self.quantity, self.share, threshold)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -60,6 +61,24 @@ class Units:
                     at = here + self.parts[part].start
                     loudest.scatter_reduce_(0, at[here >= 0], values[here >= 0], "amax")
         return loudest
+
+    def groups(self, snr: Tensor, multiple_of: int) -> Tensor:
+        """The group of each unit, (units,), int64, if channels stay and go by so many at once.
+
+        Groups are numbered from 0. Those of a part follow each other, the loudest first, and the last one may be
+        smaller. Columns of readers are on their own.
+
+        Args:
+            snr: The signal-to-noise ratio of each unit.
+            multiple_of: Channels in a group.
+        """
+        group, start = torch.empty(self.size, dtype=torch.int64), 0
+        for name, part in self.parts.items():
+            size = 1 if name.endswith("[in]") else multiple_of
+            order = snr[part].argsort(descending=True, stable=True)
+            group[part][order] = start + torch.arange(len(order)) // size
+            start += math.ceil(len(order) / size)
+        return group
 
     def first(self) -> Tensor:
         """1 for the first unit of every part and 0 for the others, (units,), float64."""
