@@ -6,6 +6,7 @@ Times are measured here, in turns, not while runs share the machine.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ else:
 
 HERE = Path(__file__).parent
 REPEATS = 100
+SMALL = 3_000_000  # bytes
 PAPER = {"base": "paper, original", "sbp": "paper, SBP", "sbpa": "paper, SBPa"}
 AFTER = "sbp, not fine-tuned"  # what a run's report calls the network right after removal
 
@@ -48,11 +50,24 @@ def collect(runs: Path, target: Path, plans: dict[str, Plan], *, threads: int) -
     for net, plan in plans.items():
         if any(record["net"] == net for record in records):
             figures.save(draw(records, net, plan), target / f"{net}.png")
+    keep(runs, records, target / "artifacts")
     table = make_table(records, plans)
     print(table)
     if target == HERE:
         fill(HERE / "README.md", HERE.name, table)
         fill_docstring(HERE / "study.py", docstring_lines(records, plans))
+
+
+def keep(runs: Path, records: list[dict[str, Any]], target: Path) -> None:
+    """The plans and the networks by time, first seed; a network only if it is small enough to commit."""
+    for record in records:
+        if record["row"] != "latency" or record["seed"] != records[0]["seed"]:
+            continue
+        folder = runs / f"{record['net']}-{record['row']}-{record['seed']}"
+        target.mkdir(exist_ok=True)
+        shutil.copy(folder / "plan.txt", target / f"{record['net']}-plan.txt")
+        if (network := folder / "small.safetensors").stat().st_size <= SMALL:
+            shutil.copy(network, target / f"{record['net']}.safetensors")
 
 
 def measured(folder: Path, net: str, row: str) -> dict[str, Any]:

@@ -89,7 +89,7 @@ VGG11 = Plan(
     trained=CIFAR5["vgg11"],
     dense="batchnorm_cifar5/vgg11",
     prune=Fit(epochs=6, batch_size=125, lr=1e-3, flip=True),
-    noise=Noise(gate_lr=2e-2, target={"macs": 0.25}, batchnorm="reestimate"),
+    noise=Noise(gate_lr=2e-2, target={"macs": 0.25}, multiple_of=8, batchnorm="reestimate"),
     finetune=Fit(epochs=4, batch_size=16, lr=5e-4, decay_from=0.0, flip=True),
 )
 FULL = {"lenet5": LENET5, "vgg11": VGG11}
@@ -101,7 +101,7 @@ def shortly(plan: Plan, trained: Settings) -> Plan:
         plan,
         trained=trained,
         prune=Fit(epochs=4, batch_size=100),
-        noise=dataclasses.replace(plan.noise, gate_lr=0.3, kl_weight=0.05, target=None),
+        noise=dataclasses.replace(plan.noise, gate_lr=0.3, kl_weight=0.05, target=None, multiple_of=1),
         finetune=Fit(epochs=1, batch_size=16),
         seeds=(0,),
         num_samples=4,
