@@ -11,7 +11,7 @@ from typing import Any
 
 from studies.fill import fill, spread
 from studies.pruning_against_the_field.tables import in_common, mean, pick
-from studies.pruning_vgg_cifar10.settings import ROWS
+from studies.pruning_vgg_cifar10.settings import PLANS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -82,7 +82,7 @@ def pruned_vgg(results: dict[str, Any]) -> Iterator[Row]:
         if row != "longer":
             yield [
                 "",
-                f"here, {net} width, {ROWS[row].title}",
+                f"here, {net} width, {PLANS[net].rows[row].title}",
                 f"{spread(mine, 'base_error_pct')} -> {spread(mine, 'error_pct')}",
                 spread(longer, "error_pct") if longer else "",
                 f"{spread(mine, 'macs_ratio')}x",

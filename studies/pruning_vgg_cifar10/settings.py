@@ -81,6 +81,7 @@ ROWS = {
 FULL_ROWS = ROWS | {
     "macs": Row("SBP, weights by MACs", dataclasses.replace(NOISE, kl_weights="macs", kl_weight=0.04)),
     "latency": Row("SBP, weights by time", dataclasses.replace(NOISE, kl_weights="latency", kl_weight=0.75)),
+    "gentle": Row("SBP, weights by time, gentle", dataclasses.replace(NOISE, kl_weights="latency", kl_weight=0.2)),
 }
 PLANS = {
     "quarter": Plan("studies.networks:vgg16_quarter", "VGG-like, quarter width", ROWS, BASE, PRUNE, FINETUNE),

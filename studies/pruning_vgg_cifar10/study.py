@@ -26,7 +26,7 @@ from studies.borrowed import borrowed
 from studies.cifar10 import cifar10, coloured_digits
 from studies.command import folders, study_parser
 from studies.pruning_vgg_cifar10.collect import collect
-from studies.pruning_vgg_cifar10.settings import PLANS, ROWS, SMOKE, Plan
+from studies.pruning_vgg_cifar10.settings import PLANS, SMOKE, Plan
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -38,8 +38,11 @@ def main(arguments: list[str] | None = None) -> None:
         seeds=[0],
         data=("data",),
     )
+    names = {row for plan in PLANS.values() for row in plan.rows}
     parser.add_argument("--net", nargs="+", choices=sorted(PLANS), default=["quarter"])
-    parser.add_argument("--row", nargs="+", choices=sorted(ROWS), help="default: all; the base network comes first")
+    parser.add_argument(
+        "--row", nargs="+", choices=sorted(names), help="default: all of the network; its base comes first"
+    )
     parser.add_argument("--base", action="store_true", help="only the base networks")
     given = parser.parse_args(arguments)
     out, target = folders("pruning_vgg_cifar10", given)
