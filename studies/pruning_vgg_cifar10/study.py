@@ -40,11 +40,12 @@ def main(arguments: list[str] | None = None) -> None:
     )
     names = {row for plan in PLANS.values() for row in plan.rows}
     parser.add_argument("--net", nargs="+", choices=sorted(PLANS), default=["quarter"])
-    parser.add_argument(
-        "--row", nargs="+", choices=sorted(names), help="default: all of the network; its base comes first"
-    )
+    parser.add_argument("--row", nargs="+", choices=sorted(names), help="default: all of the network")
     parser.add_argument("--base", action="store_true", help="only the base networks")
     given = parser.parse_args(arguments)
+    for net in given.net:
+        if missing := set(given.row or ()) - PLANS[net].rows.keys():
+            parser.error(f"--net {net} has no row {sorted(missing)[0]}; it has {', '.join(PLANS[net].rows)}")
     out, target = folders("pruning_vgg_cifar10", given)
     plans = {"smoke": SMOKE} if given.smoke else PLANS
     if given.collect:
