@@ -16,9 +16,10 @@ import torch
 import dither
 from dither import figures
 from dither.figures import _style as style
-from dither.training import Recipe, make_model
+from dither.training import Images, Recipe, make_model
 from dither.training._report import machine, versions
 from studies.fill import fill, fill_docstring, spread
+from studies.pruning_vgg_cifar10 import doubt
 from studies.pruning_vgg_cifar10.settings import Plan
 
 if sys.version_info >= (3, 11):
@@ -33,24 +34,22 @@ PAPER = {"base": "paper, original", "sbp": "paper, SBP", "sbpa": "paper, SBPa"}
 AFTER = "sbp, not fine-tuned"  # what a run's report calls the network right after removal
 
 
-def collect(runs: Path, target: Path, plans: dict[str, Plan], *, threads: int) -> None:
+def collect(runs: Path, target: Path, plans: dict[str, Plan], images: dict[str, Images], *, threads: int) -> None:
     """Measures every complete run under ``runs`` and writes everything that is committed into ``target``."""
     torch.set_num_threads(threads)
     records = [
-        measured(path.parent, net, row)
+        measured(path.parent, net, row, plan, images)
         for net, plan in plans.items()
         for row in plan.rows
         for path in sorted(runs.glob(f"{net}-{row}-*/report.json"))
     ]
-    if not records:
-        raise SystemExit(f"no finished run in {runs}; train some first, see --help")
     results = {"machine": machine(), "versions": versions(), "records": records}
     target.mkdir(parents=True, exist_ok=True)
     (target / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     for net, plan in plans.items():
         if any(record["net"] == net for record in records):
             figures.save(draw(records, net, plan), target / f"{net}.png")
-    keep(runs, records, target / "artifacts")
+    keep(runs, records, plans, target / "artifacts")
     table = make_table(records, plans)
     print(table)
     if target == HERE:
@@ -58,10 +57,10 @@ def collect(runs: Path, target: Path, plans: dict[str, Plan], *, threads: int) -
         fill_docstring(HERE / "study.py", docstring_lines(records, plans))
 
 
-def keep(runs: Path, records: list[dict[str, Any]], target: Path) -> None:
-    """The plans and the networks by time, first seed; a network only if it is small enough to commit."""
+def keep(runs: Path, records: list[dict[str, Any]], plans: dict[str, Plan], target: Path) -> None:
+    """The plan and the network of the row that is shown, first seed; a network only if it is small enough to commit."""
     for record in records:
-        if record["row"] != "latency" or record["seed"] != records[0]["seed"]:
+        if record["row"] != plans[record["net"]].shown or record["seed"] != records[0]["seed"]:
             continue
         folder = runs / f"{record['net']}-{record['row']}-{record['seed']}"
         target.mkdir(exist_ok=True)
@@ -70,7 +69,7 @@ def keep(runs: Path, records: list[dict[str, Any]], target: Path) -> None:
             shutil.copy(network, target / f"{record['net']}.safetensors")
 
 
-def measured(folder: Path, net: str, row: str) -> dict[str, Any]:
+def measured(folder: Path, net: str, row: str, plan: Plan, images: dict[str, Images]) -> dict[str, Any]:
     """What became of one run, with times measured now."""
     records = {r["method"]: r for r in json.loads((folder / "report.json").read_text(encoding="utf-8"))["records"]}
     recipe = Recipe.read(folder / "recipe.json")
@@ -89,6 +88,7 @@ def measured(folder: Path, net: str, row: str) -> dict[str, Any]:
             ("ms_base", cost.original.latency[size].median * 1e3),
         )
     }
+    sampled = {"doubt": doubt.doubted(original, small, images, plan, recipe.seed)} if row == plan.shown else {}
     return {
         "net": net,
         "row": row,
@@ -106,6 +106,7 @@ def measured(folder: Path, net: str, row: str) -> dict[str, Any]:
         "base_macs": base["macs"],
         **times,
         "epochs": {name: getattr(recipe, name).epochs for name in ("base", "prune", "finetune")},
+        **sampled,
     }
 
 
@@ -151,6 +152,7 @@ def make_table(records: list[dict[str, Any]], plans: dict[str, Plan]) -> str:
         "column of the paper is its own CPU. An "
         f"error rate of {100 * rate:.0f} % has a standard error of {noise:.2f} points over the 10,000 test images, "
         f"and of {noise * 2**0.5:.2f} over the 5,000 held-out ones.",
+        *doubt.make_table(records, plans),
     ]
     return "\n".join(lines)
 

@@ -34,6 +34,7 @@ class Plan:
         finetune: training of what is left.
         validation: held-out training images.
         data: for the recipes; the images may come from a local copy.
+        shown: the row whose network is kept, and sampled.
     """
 
     model: str
@@ -44,6 +45,7 @@ class Plan:
     finetune: Fit
     validation: int = 5000
     data: str = "uoft-cs/cifar10"
+    shown: str = "latency"
 
     def base_recipe(self, seed: int) -> Recipe:
         return Recipe(
@@ -84,8 +86,6 @@ FULL_ROWS = ROWS | {
     "gentle": Row("SBP, weights by time, gentle", dataclasses.replace(NOISE, kl_weights="latency", kl_weight=0.2)),
 }
 PLANS = {
-    "quarter": Plan("studies.networks:vgg16_quarter", "VGG-like, quarter width", ROWS, BASE, PRUNE, FINETUNE),
-    "half": Plan("studies.networks:vgg16_half", "VGG-like, half width", ROWS, BASE, PRUNE, FINETUNE),
     "full": Plan(
         "studies.networks:vgg16",
         "VGG-like",
@@ -94,6 +94,8 @@ PLANS = {
         dataclasses.replace(PRUNE, epochs=8),
         FINETUNE,
     ),
+    "half": Plan("studies.networks:vgg16_half", "VGG-like, half width", ROWS, BASE, PRUNE, FINETUNE),
+    "quarter": Plan("studies.networks:vgg16_quarter", "VGG-like, quarter width", ROWS, BASE, PRUNE, FINETUNE),
 }
 _SHORT = Fit(epochs=2, batch_size=100)
 # Gates that hurry, so that there is something to remove after 22 steps.
@@ -107,4 +109,5 @@ SMOKE = Plan(
     finetune=dataclasses.replace(_SHORT, epochs=1),
     validation=300,
     data="digits",
+    shown="sbp",
 )

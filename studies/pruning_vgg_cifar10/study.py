@@ -48,10 +48,12 @@ def main(arguments: list[str] | None = None) -> None:
             parser.error(f"--net {net} has no row {sorted(missing)[0]}; it has {', '.join(PLANS[net].rows)}")
     out, target = folders("pruning_vgg_cifar10", given)
     plans = {"smoke": SMOKE} if given.smoke else PLANS
-    if given.collect:
-        collect(out, target, plans, threads=given.threads)
-        return
+    if given.collect and not any(out.glob("*/report.json")):
+        raise SystemExit(f"no finished run in {out}; train some first, see --help")
     images = coloured_digits() if given.smoke else cifar10(given.data)
+    if given.collect:
+        collect(out, target, plans, images, threads=given.threads)
+        return
     for net in plans if given.smoke else given.net:
         for seed in given.seed:
             base = base_of(out / f"{net}-base-{seed}", plans[net], seed, images, given.threads)

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 import dither
-from dither._cost import Spread, ratio, time_in_turns
 from dither.training import Images, make_model
 from dither.training._report import machine, versions
 from studies.doubt.evaluate import precision
 from studies.doubt.tables import COLUMNS, monte_carlo
+from studies.doubt.times import in_passes
 from studies.fill import fill, fill_docstring, spread
 from studies.small_and_doubtful.settings import FULL, METHODS, Plan, under
 
 HERE = Path(__file__).parent
 SHOWN = ("error %", "NLL", "NLL, calibrated", "ECE %", "AUROC")
-FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
 def collect(out: Path, target: Path, plans: dict[str, Plan], train: dict[str, Images]) -> None:
@@ -73,57 +69,14 @@ def measured(out: Path, plan: Plan, train: Images) -> list[dict[str, Any]]:
 
 
 def measure(folder: Path, seed: int, plan: Plan, train: Images) -> dict[str, dict[str, Any]]:
-    """Milliseconds of every method for one batch, and their ratio to one pass of the dense network.
-
-    Every method runs in both memory formats. The first ratio gives each the one that is faster for it, the dense
-    network too; the second is that of networks as they come, contiguous.
-    """
-    x = train.float_batch(slice(plan.batch_size))
-    runs: dict[tuple[str, str], Callable[[], object]] = {}
+    """The times of every method for one batch."""
+    nets: dict[str, tuple[nn.Module, int]] = {}
     for name, method in METHODS.items():
-        for layout, memory_format in FORMATS.items():
-            file = folder / ("small.safetensors" if method.pruned else "base.safetensors")
-            net = dither.load(make_model(plan.recipe(seed).model, plan.classes), file).eval()
-            net = under(net, method, train, plan, seed, num_batches=64)
-            net.to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
-            how = precision(plan.trained.mixed_precision)
-            runs[name, layout] = sampled(net, x, plan.num_samples, how) if method.sampled else one_pass(net, x, how)
-    seconds = dict(zip(runs, time_in_turns(list(runs.values()), plan.repeats, warmup=5), strict=True))
-    fastest = {
-        name: min((seconds[name, layout] for layout in FORMATS), key=lambda values: Spread.of(values).median)
-        for name in METHODS
-    }
-    result: dict[str, dict[str, Any]] = {}
-    for name in METHODS:
-        relative = ratio(fastest[name], fastest["dense"])
-        result[name] = {
-            f"latency_ms_b{plan.batch_size}": Spread.of(fastest[name]).median * 1e3,
-            "time_of_dense_passes": relative.median,
-            "time_of_dense_passes_quartiles": [relative.lower, relative.upper],
-            "time_of_dense_passes_contiguous": ratio(
-                seconds[name, "contiguous"], seconds["dense", "contiguous"]
-            ).median,
-            "latency_ms_by_format": {f: Spread.of(seconds[name, f]).median * 1e3 for f in FORMATS},
-        }
-    return result
-
-
-def one_pass(net: nn.Module, x: torch.Tensor, how: AbstractContextManager[object]) -> Callable[[], object]:
-    def run() -> object:
-        with torch.no_grad(), how:
-            return net(x).softmax(1)
-
-    return run
-
-
-def sampled(
-    net: nn.Module, x: torch.Tensor, num_samples: int, how: AbstractContextManager[object]
-) -> Callable[[], object]:
-    def run() -> object:
-        with how:
-            return dither.predict(net, x, num_samples).mean
-
-    return run
+        file = folder / ("small.safetensors" if method.pruned else "base.safetensors")
+        net = dither.load(make_model(plan.recipe(seed).model, plan.classes), file).eval()
+        nets[name] = under(net, method, train, plan, seed, num_batches=64), plan.num_samples * method.sampled
+    x, how = train.float_batch(slice(plan.batch_size)), precision(plan.trained.mixed_precision)
+    return in_passes(nets, x, how, plan.repeats)
 
 
 def keep_best(out: Path, records: list[dict[str, Any]], target: Path) -> None:

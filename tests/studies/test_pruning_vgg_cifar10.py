@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from studies.pruning_vgg_cifar10 import collect, study
+from studies.pruning_vgg_cifar10 import collect, doubt, study
 from studies.pruning_vgg_cifar10.settings import PLANS, ROWS
 
 
@@ -14,6 +14,7 @@ def test_smoke_run_from_training_to_tables_and_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(collect, "REPEATS", 3)
+    monkeypatch.setattr(doubt, "REPEATS", 3)
     study.main(["--smoke", "--out", str(tmp_path), "--threads", "1"])
     study.main(["--smoke", "--collect", "--out", str(tmp_path), "--threads", "1"])
     results = json.loads((tmp_path / "results.json").read_text())
@@ -22,6 +23,14 @@ def test_smoke_run_from_training_to_tables_and_again(
     assert sbp["row"] == "sbp"
     assert sbp["macs_ratio"] > 1
     assert sbp["base_error_pct"] == longer["base_error_pct"], "both start from the same network"
+    assert "doubt" not in longer
+    told = sbp["doubt"]
+    assert list(told) == list(doubt.TITLES)
+    assert told["whole"]["time_of_dense_passes"] == 1
+    assert told["whole"]["error_pct"] == pytest.approx(sbp["base_error_pct"], abs=1), "float32, after bfloat16"
+    assert told["pruned"]["error_pct"] == pytest.approx(sbp["error_pct"], abs=1)
+    assert len({told[name]["nll"] for name in told}) == len(told)
+    assert (tmp_path / "artifacts" / "smoke.safetensors").exists()
     shown = capsys.readouterr().out
     assert "| VGG-like | paper, SBP | 7.5 | +0.3 |" in shown
     assert f"| {sbp['error_pct']:.2f} | {sbp['change_pct']:+.2f} |" in shown
