@@ -34,7 +34,7 @@ class Plan:
         finetune: training of what is left.
         validation: held-out training images.
         data: for the recipes; the images may come from a local copy.
-        shown: the row whose network is kept, and sampled.
+        shown: the row whose network is kept, and sampled; None is none.
     """
 
     model: str
@@ -45,7 +45,7 @@ class Plan:
     finetune: Fit
     validation: int = 5000
     data: str = "uoft-cs/cifar10"
-    shown: str = "latency"
+    shown: str | None = None
 
     def base_recipe(self, seed: int) -> Recipe:
         return Recipe(
@@ -93,6 +93,7 @@ PLANS = {
         dataclasses.replace(BASE, epochs=12),
         dataclasses.replace(PRUNE, epochs=8),
         FINETUNE,
+        shown="latency",
     ),
     "half": Plan("studies.networks:vgg16_half", "VGG-like, half width", ROWS, BASE, PRUNE, FINETUNE),
     "quarter": Plan("studies.networks:vgg16_quarter", "VGG-like, quarter width", ROWS, BASE, PRUNE, FINETUNE),
