@@ -163,6 +163,15 @@ def both(results: dict[str, Any]) -> Iterator[Row]:
             yield [title, *times, " -> ".join(nll)]
 
 
+def sampled_vgg(results: dict[str, Any]) -> Iterator[Row]:
+    for record in results["records"]:
+        if "doubt" in record:
+            told = record["doubt"]
+            times = [f"{told[name]['time_of_dense_passes']:.2f}x" for name in ("all", "last two")]
+            nll = [f"{told[name]['nll']:.4f}" for name in ("whole", "all")]
+            yield [f"VGG-like, {record['net']} width, CIFAR-10", *times, " -> ".join(nll)]
+
+
 SAMPLED = ("pruned + sbn", "pruned + sbn, last two")
 QUESTIONS = [
     Question(
@@ -193,7 +202,7 @@ QUESTIONS = [
         "What do 16 samples of a pruned network cost?",
         "In passes of the dense one, batch of 64",
         ["", "all BatchNorms sampled", "the last two", "NLL: dense, one pass -> pruned, sampled"],
-        {"small_and_doubtful": both},
+        {"small_and_doubtful": both, "pruning_vgg_cifar10": sampled_vgg},
     ),
 ]
 

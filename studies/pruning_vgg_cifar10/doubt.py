@@ -84,6 +84,7 @@ def make_table(records: list[dict[str, Any]], plans: dict[str, Plan]) -> list[st
     return [
         *lines,
         "",
-        f"Times of `dither.predict` for {ROWS} images, float32, medians of {REPEATS} in turns; each network in the "
-        "memory format that is faster for it, in the last column as torch makes them.",
+        "Errors and likelihoods in bfloat16, the precision of the training; those above in float32. Times of "
+        f"`dither.predict` for {ROWS} images, float32, medians of {REPEATS} in turns; each network in the memory "
+        "format that is faster for it, in the last column as torch makes them.",
     ]

@@ -1,11 +1,12 @@
 """SBP on the VGG-like network and CIFAR-10: the rows "Original", "SBP" and "SBPa" of the paper's table 2.
 
 Paper:   original 7.2 % error; SBP 7.5 % at 2.30x fewer FLOPs, CPU 2.71x; SBPa 9.0 %, 3.16x, 3.68x (expected.toml)
-Ours:    VGG-like, quarter width, trained on, no noise: 13.00 % (base 14.89 %), 1.00x fewer MACs, CPU 0.99x
-         VGG-like, quarter width, SBP: 13.20 % (base 14.89 %), 1.49x fewer MACs, CPU 1.15x
-         VGG-like, quarter width, SBPa, weights by hand: 13.79 % (base 14.89 %), 1.77x fewer MACs, CPU 1.45x
-         VGG-like, quarter width, SBP, weights by MACs: 15.03 % (base 14.89 %), 2.81x fewer MACs, CPU 1.72x
-         VGG-like, quarter width, SBP, weights by time: 14.93 % (base 14.89 %), 2.63x fewer MACs, CPU 1.64x
+Ours:    VGG-like, SBP, weights by time: 12.03 % (base 11.89 %), 12.94x fewer MACs, CPU 7.58x
+         VGG-like, quarter width, trained on, no noise: 13.00 % (base 14.89 %), 1.00x fewer MACs, CPU 1.01x
+         VGG-like, quarter width, SBP: 13.20 % (base 14.89 %), 1.49x fewer MACs, CPU 1.25x
+         VGG-like, quarter width, SBPa, weights by hand: 13.79 % (base 14.89 %), 1.77x fewer MACs, CPU 1.36x
+         VGG-like, quarter width, SBP, weights by MACs: 15.03 % (base 14.89 %), 2.81x fewer MACs, CPU 1.56x
+         VGG-like, quarter width, SBP, weights by time: 14.93 % (base 14.89 %), 2.63x fewer MACs, CPU 1.61x
          seeds and times: results.json
 Run:     python -m studies.pruning_vgg_cifar10 --net quarter --threads 2     # resumes; then --collect
 Differs: a network of a quarter or a half of the width, or of the full one (an epoch takes half a minute, one and a

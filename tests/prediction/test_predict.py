@@ -235,6 +235,22 @@ def test_dropout_keeps_the_layout_of_its_input(monkeypatch: pytest.MonkeyPatch) 
         assert plans(net)[0].channels_last is moved
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_another_layout_may_differ_by_the_rounding_of_the_precision(
+    autocast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rounded(x: Tensor) -> Tensor:
+        last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+        return x + 2e-3 * x.abs().amax() * last
+
+    monkeypatch.setattr(_choice, "_GAIN", 100.0)
+    x = torch.randn(2, 1, 8, 8)
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), Apply(rounded), nn.Flatten(), Shift(Normal(72)), nn.Linear(72, 3)).eval()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        dither.predict(net, x, 4)
+    assert plans(net)[0].channels_last is autocast
+
+
 def test_the_choice_knows_threads_and_dtype() -> None:
     sampler = Sampler(conv_net(), 4, None)
     with sampler.ready():

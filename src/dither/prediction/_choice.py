@@ -97,7 +97,7 @@ def _run(sampler: Sampler, batch: Batch, plan: Plan) -> Tensor:
 
 def _measure(sampler: Sampler, batch: Batch, max_batch: int | None) -> tuple[Plan, Tensor]:
     """The plan, and the samples as it makes them. What is timed is samples that are needed anyway, run again."""
-    count = sampler.num_samples
+    count, coarse = sampler.num_samples, any(autocasting(batch))
     try:
         first, record = sampler.recorded(batch, 0)
     except Exception:  # an operator that a dispatch mode cannot see into; what the user did wrong is raised here again
@@ -107,7 +107,7 @@ def _measure(sampler: Sampler, batch: Batch, max_batch: int | None) -> tuple[Pla
     if _has_images(batch) and not any(isinstance(m, _DropoutNd) for m in sampler.layers.values()):
         last = _channels_last(batch)
         tried = _tried(lambda: _timed(batch, lambda: sampler.plain(last, 1)))
-        if tried is not None and tried[1] < _GAIN * each and _close(tried[0], second):
+        if tried is not None and tried[1] < _GAIN * each and _close(tried[0], second, coarse):
             (second, each), batch = tried, last
             plan = replace(plan, channels_last=True, seconds=plan.seconds | {"channels last": each * count})
             again = _tried(lambda: sampler.recorded(batch, 0))
@@ -125,7 +125,7 @@ def _measure(sampler: Sampler, batch: Batch, max_batch: int | None) -> tuple[Pla
     if fold > 1 and each < _BUSY and record is not None and can_fold(list(sampler.layers.values())):
         calls = sampler.calls(batch, 0)
         tried = _try_fold(sampler, batch, fold, calls) if len(calls) == record.random else None
-        if tried is not None and _close(tried[0][0], first):
+        if tried is not None and _close(tried[0][0], first, coarse):
             parts = -(-count // fold)
             plan.seconds["fold"] = tried[1] * parts
             if plan.seconds["fold"] < seconds:
@@ -211,9 +211,9 @@ def _channels_last(batch: Batch) -> Batch:
     return replace(batch, inputs=map_tensors(lay_out, batch.inputs))
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
-    """Whether two ways agree to rounding; never if they are not finite."""
+def _close(a: Tensor, b: Tensor, coarse: bool) -> bool:
+    """Whether two ways agree to rounding, coarsely where autocast computes; never if they are not finite."""
     if a.shape != b.shape or not bool(torch.isfinite(b).all()):
         return False
-    tolerance = _ROUNDING.get(b.dtype, _COARSE)
+    tolerance = _COARSE if coarse else _ROUNDING.get(b.dtype, _COARSE)
     return torch.allclose(a, b, rtol=tolerance, atol=tolerance * float(b.abs().amax()))
