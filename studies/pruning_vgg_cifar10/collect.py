@@ -50,7 +50,7 @@ def collect(runs: Path, target: Path, plans: dict[str, Plan], images: dict[str, 
         if any(record["net"] == net for record in records):
             figures.save(draw(records, net, plan), target / f"{net}.png")
     keep(runs, records, plans, target / "artifacts")
-    table = make_table(records, plans)
+    table = make_table(results, plans)
     print(table)
     if target == HERE:
         fill(HERE / "README.md", HERE.name, table)
@@ -115,8 +115,9 @@ def last_epoch(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "history.jsonl").read_text(encoding="utf-8").splitlines()[-1])
 
 
-def make_table(records: list[dict[str, Any]], plans: dict[str, Plan]) -> str:
+def make_table(results: dict[str, Any], plans: dict[str, Plan]) -> str:
     """Paper and measurement side by side; means and standard deviations over seeds."""
+    records, made, on = results["records"], results["versions"], results["machine"]
     lines = [
         "| network | | test error, % | against its base | right after removal, % | held out, % | against its base | "
         "kept channels | MACs | parameters | CPU, batch 1 | CPU, batch 64 |",
@@ -141,7 +142,6 @@ def make_table(records: list[dict[str, Any]], plans: dict[str, Plan]) -> str:
             if same := [record for record in mine if record["row"] == row]:
                 lines.append(f"| {plan.title} | {settings.title} | {cells(same)} |")
     seeds = sorted({record["seed"] for record in records})
-    made, on = versions(), machine()
     rate = sum(record["error_pct"] for record in records) / len(records) / 100
     noise = 100 * (rate * (1 - rate) / 10_000) ** 0.5
     lines += [
