@@ -27,7 +27,7 @@ def test_smoke_run_from_training_to_tables_and_again(
     told = sbp["doubt"]
     assert list(told) == list(doubt.TITLES)
     assert told["whole"]["time_of_dense_passes"] == 1
-    assert told["whole"]["error_pct"] == pytest.approx(sbp["base_error_pct"], abs=1), "float32, after bfloat16"
+    assert told["whole"]["error_pct"] == pytest.approx(sbp["base_error_pct"], abs=1), "bfloat16 and float32"
     assert told["pruned"]["error_pct"] == pytest.approx(sbp["error_pct"], abs=1)
     assert len({told[name]["nll"] for name in told}) == len(told)
     assert (tmp_path / "artifacts" / "smoke.safetensors").exists()
