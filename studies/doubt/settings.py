@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+from torch import nn
+
 from dither import batchnorm
 from dither.training import Fit, Recipe
 
@@ -165,3 +167,9 @@ class Settings:
             channels_last=True,
             classes=self.classes,
         )
+
+
+def norms(net: nn.Module) -> tuple[str, ...]:
+    """Names of the BatchNorm layers, in the order in which the network has them."""
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d)
+    return tuple(name for name, layer in net.named_modules() if isinstance(layer, kinds))

@@ -12,9 +12,9 @@ import dither
 from dither import batchnorm, metrics
 from dither.training import Batches, Images
 from studies.doubt.evaluate import precision
+from studies.doubt.settings import norms
 from studies.doubt.times import in_passes
 from studies.pruning_vgg_cifar10.settings import Plan
-from studies.small_and_doubtful.settings import norms
 
 NUM_SAMPLES = 16
 NUM_BATCHES = 100  # of training images, for the law

@@ -13,7 +13,7 @@ from studies.batchnorm_cifar5.settings import FULL as CIFAR5
 from studies.batchnorm_cifar5.settings import SMOKE as CIFAR5_SHORTLY
 from studies.batchnorm_lenet_mnist.settings import FULL as MNIST
 from studies.batchnorm_lenet_mnist.settings import SMOKE as MNIST_SHORTLY
-from studies.doubt.settings import BATCH_SIZE, Settings
+from studies.doubt.settings import BATCH_SIZE, Settings, norms
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,3 @@ def under(
     loader = Batches(train, Fit(epochs=1, batch_size=BATCH_SIZE, shift=kind.shift, flip=kind.flip), seed).epoch(0)
     batchnorm.fit(converted, loader, num_batches=num_batches)
     return converted
-
-
-def norms(net: nn.Module) -> tuple[str, ...]:
-    """Names of the BatchNorm layers, in the order in which the network has them."""
-    kinds = (nn.BatchNorm1d, nn.BatchNorm2d)
-    return tuple(name for name, layer in net.named_modules() if isinstance(layer, kinds))

@@ -11,8 +11,9 @@ import dither
 from dither import batchnorm
 from dither.training import make_model
 from studies.cifar10 import coloured_digits
+from studies.doubt.settings import norms
 from studies.small_and_doubtful import collect, study
-from studies.small_and_doubtful.settings import FULL, METHODS, SMOKE, norms, under
+from studies.small_and_doubtful.settings import FULL, METHODS, SMOKE, under
 
 FIELDS = {
     *("net", "method", "seed", "error_pct", "nll", "nll_calibrated", "ece", "ood_auroc", "num_samples"),
