@@ -20,28 +20,33 @@ from studies.fill import fill, fill_docstring
 from studies.pruning_against_the_field.pictures import draw
 from studies.pruning_against_the_field.settings import METHODS, Case
 from studies.pruning_against_the_field.tables import lines_for_docstring, make_table
+from studies.records import joined
 
 HERE = Path(__file__).parent
 BATCH, REPEATS = 64, 30
 
 
 def collect(runs: Path, target: Path, cases: Mapping[str, Case]) -> None:
-    """Measures every complete row under ``runs`` and writes everything that is committed into ``target``."""
+    """Measures every complete row under ``runs`` and writes everything that is committed into ``target``.
+
+    Rows that have no run there keep what results.json says of them.
+    """
     order = list(METHODS)
     found = {path.parent: json.loads(path.read_text("utf-8")) for path in runs.glob("*/*x/*/record.json")}
     if not found:
         raise SystemExit(f"no finished row in {runs}; train some first, see --help")
-    records = list(found.values())
-    records.sort(key=lambda r: (list(cases).index(r["net"]), r["size"], order.index(r["method"]), r["seed"]))
     for folder, record in found.items():
         record |= latency(folder, cases[record["net"]])
-    results = {"machine": machine(), "versions": versions(), "batch": BATCH, "records": records}
+    made = {"machine": machine(), "versions": versions(), "batch": BATCH}
+    path = target / "results.json"
+    records = joined(path, list(found.values()), ("net", "size", "method", "seed"), made)
+    records.sort(key=lambda r: (list(cases).index(r["net"]), r["size"], order.index(r["method"]), r["seed"]))
     target.mkdir(parents=True, exist_ok=True)
-    (target / "results.json").write_text(text_of(results), encoding="utf-8")
+    path.write_text(text_of({**made, "records": records}), encoding="utf-8")
     keep_best(runs, records, target / "artifacts")
     for name in dict.fromkeys(r["net"] for r in records):
         draw([r for r in records if r["net"] == name], cases[name], target / f"{name}.png")
-    table = make_table(records, cases, results["machine"], results["versions"])
+    table = make_table(records, cases, made["machine"], made["versions"])
     print(table)
     if target == HERE:
         fill(HERE / "README.md", HERE.name, table)
@@ -68,10 +73,11 @@ def text_of(results: dict[str, Any]) -> str:
 
 
 def keep_best(runs: Path, records: list[dict[str, Any]], target: Path) -> None:
-    """SBP's network with the fewest wrong answers, of each network and size."""
+    """SBP's network with the fewest wrong answers, of each network and size; one whose run is not here stays."""
     target.mkdir(exist_ok=True)
     for name, size in {(r["net"], r["size"]) for r in records if r["method"] == "sbp"}:
         mine = [r for r in records if (r["net"], r["size"], r["method"]) == (name, size, "sbp")]
         best = min(mine, key=lambda r: (r["error_pct"], r["nll"]))
         source = runs / f"{name}-{best['seed']}" / f"{size:g}x" / "sbp" / "small.safetensors"
-        shutil.copyfile(source, target / f"{name}-{size:g}x.safetensors")
+        if source.exists():
+            shutil.copyfile(source, target / f"{name}-{size:g}x.safetensors")

@@ -21,6 +21,7 @@ from dither.training._report import machine, versions
 from studies.fill import fill, fill_docstring, spread
 from studies.pruning_vgg_cifar10 import doubt
 from studies.pruning_vgg_cifar10.settings import Plan
+from studies.records import joined
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -35,17 +36,24 @@ AFTER = "sbp, not fine-tuned"  # what a run's report calls the network right aft
 
 
 def collect(runs: Path, target: Path, plans: dict[str, Plan], images: dict[str, Images], *, threads: int) -> None:
-    """Measures every complete run under ``runs`` and writes everything that is committed into ``target``."""
+    """Measures every complete run under ``runs`` and writes everything that is committed into ``target``.
+
+    Rows that have no run there keep what results.json says of them.
+    """
     torch.set_num_threads(threads)
-    records = [
+    fresh = [
         measured(path.parent, net, row, plan, images)
         for net, plan in plans.items()
         for row in plan.rows
         for path in sorted(runs.glob(f"{net}-{row}-*/report.json"))
     ]
-    results = {"machine": machine(), "versions": versions(), "records": records}
+    made = {"machine": machine(), "versions": versions()}
+    path = target / "results.json"
+    records = joined(path, fresh, ("net", "row", "seed"), made)
+    records.sort(key=lambda r: (list(plans).index(r["net"]), list(plans[r["net"]].rows).index(r["row"]), r["seed"]))
+    results = {**made, "records": records}
     target.mkdir(parents=True, exist_ok=True)
-    (target / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     for net, plan in plans.items():
         if any(record["net"] == net for record in records):
             figures.save(draw(records, net, plan), target / f"{net}.png")
@@ -58,11 +66,16 @@ def collect(runs: Path, target: Path, plans: dict[str, Plan], images: dict[str, 
 
 
 def keep(runs: Path, records: list[dict[str, Any]], plans: dict[str, Plan], target: Path) -> None:
-    """The plan and the network of the row that is shown, first seed; a network only if it is small enough to commit."""
+    """The plan and the network of the row that is shown, first seed; a network only if it is small enough to commit.
+
+    What is there of a row whose run is not here stays.
+    """
     for record in records:
         if record["row"] != plans[record["net"]].shown or record["seed"] != records[0]["seed"]:
             continue
         folder = runs / f"{record['net']}-{record['row']}-{record['seed']}"
+        if not folder.exists():
+            continue
         target.mkdir(exist_ok=True)
         shutil.copy(folder / "plan.txt", target / f"{record['net']}-plan.txt")
         if (network := folder / "small.safetensors").stat().st_size <= SMALL:
