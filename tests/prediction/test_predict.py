@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_batchedtensor
 
 import dither
 from dither import batchnorm, pruning
@@ -249,6 +250,17 @@ def test_another_layout_may_differ_by_the_rounding_of_the_precision(
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         dither.predict(net, x, 4)
     assert plans(net)[0].channels_last is autocast
+
+
+def test_a_way_that_answers_in_another_precision_is_not_used() -> None:
+    class Widening(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.double() if is_batchedtensor(x) else x
+
+    net = nn.Sequential(Shift(Normal(5)), nn.Linear(5, 3), Widening()).eval()
+    out = dither.predict(net, torch.randn(4, 5), 4, link=nn.Identity()).probs
+    assert out.dtype == torch.float32
+    assert plans(net)[0].fold == 1
 
 
 def test_the_choice_knows_threads_and_dtype() -> None:

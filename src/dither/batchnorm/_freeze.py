@@ -12,6 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivate
 
 from .._sampling import Stochastic
 from ..prediction._link import Link, softmax
+from ..prediction._vmap import vmap
 from ._bank import bank
 from ._convert import revert
 from ._laws import Bank
@@ -128,7 +129,7 @@ class FrozenNet(nn.Module):
         folded = self.folded and not _is_exporting()
         if folded:
             try:
-                return torch.func.vmap(one)(draws)
+                return vmap(one)(draws)
             except RuntimeError:  # what is wrong with the input is raised again by the loop
                 pass
         count = next(iter(draws.values())).shape[0]

@@ -213,7 +213,7 @@ def _channels_last(batch: Batch) -> Batch:
 
 def _close(a: Tensor, b: Tensor, coarse: bool) -> bool:
     """Whether two ways agree to rounding, coarsely where autocast computes; never if they are not finite."""
-    if a.shape != b.shape or not bool(torch.isfinite(b).all()):
+    if a.shape != b.shape or a.dtype != b.dtype or not bool(torch.isfinite(b).all()):
         return False
     tolerance = _COARSE if coarse else _ROUNDING.get(b.dtype, _COARSE)
     return torch.allclose(a, b, rtol=tolerance, atol=tolerance * float(b.abs().amax()))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
 
 from .._sampling import Source
+from ._vmap import vmap
 
 # Dropouts that multiply by a mask that does not depend on the input. The alpha variants do not.
 _MASKING = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
@@ -112,4 +113,4 @@ def fold(
             return run(parts)
 
     parts = [t[samples.start : samples.stop] for t in draws]
-    return torch.func.vmap(one, randomness="error")(parts, masks)
+    return vmap(one)(parts, masks)
