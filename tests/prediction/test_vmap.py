@@ -83,7 +83,7 @@ def test_folded_samples_are_computed_in_the_precision_of_the_loop() -> None:
     assert "fold" in plans(net)[0].seconds
 
 
-def test_a_frozen_network_folds_under_autocast() -> None:
+def test_a_frozen_network_folds_under_autocast_compiled_too() -> None:
     torch.manual_seed(0)
     net = torch.nn.Sequential(
         torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Conv2d(4, 3, 6), torch.nn.Flatten()
@@ -94,6 +94,8 @@ def test_a_frozen_network_folds_under_autocast() -> None:
     with torch.no_grad(), autocast():
         folded = frozen(x)
         assert frozen.folded
+        compiled = torch.compile(frozen, backend="eager")(x)
         frozen.folded = False
-        for a, b in zip(folded, frozen(x), strict=True):
+        for a, b, c in zip(folded, frozen(x), compiled, strict=True):
             torch.testing.assert_close(a, b, rtol=0.02, atol=0.02)
+            torch.testing.assert_close(a, c, rtol=0, atol=0)

@@ -32,8 +32,7 @@ def vmap(fn: Callable[P, T]) -> Callable[P, T]:
     mapped = torch.func.vmap(fn)
 
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        casts = torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
-        with _Casting() if casts else nullcontext():
+        with _Casting() if torch.is_autocast_enabled("cpu") else nullcontext():
             return mapped(*args, **kwargs)
 
     return run
