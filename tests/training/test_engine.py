@@ -1,5 +1,6 @@
 """One stretch of training: what it computes, what it survives, what it says."""
 
+import copy
 import errno
 import itertools
 import json
@@ -121,6 +122,14 @@ def test_bf16_trains_float32_weights_and_leaves_a_plain_network(images: Images, 
     assert {p.dtype for p in net.parameters()} == {torch.float32}
     assert "forward" not in vars(net)
     assert evaluate(net, images).error_pct < 20
+
+
+def test_a_copy_of_a_trained_network_is_trained_in_bf16_too(images: Images, make_engine: Make) -> None:
+    engine, seen = make_engine(mixed_precision="bf16"), set()
+    net = copy.deepcopy(engine.fit(small_net(), images, images, FIT, "base"))
+    net[1].register_forward_hook(lambda layer, args, out: seen.add(out.dtype))
+    engine.fit(net, images, images, FIT, "prune")
+    assert seen == {torch.bfloat16}
 
 
 def test_a_stretch_that_is_complete_is_not_trained_again(images: Images, make_engine: Make) -> None:

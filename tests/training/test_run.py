@@ -5,11 +5,14 @@ import json
 import shutil
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from rich.console import Console
+from safetensors.torch import load_file
 
 import dither
 from dither import pruning
@@ -129,6 +132,31 @@ def test_the_plan_can_be_changed_without_training_again(finished: tuple[Run, str
     assert report.small["widths"]["conv1"] == 16
     assert dither.load(make_model("digits"), copied / "small.safetensors").conv1.out_channels == 16
     assert len((copied / "history.jsonl").read_text().splitlines()) == rows
+
+
+@pytest.mark.parametrize("shrink_every", [0, 1])
+def test_all_stretches_train_in_bf16_in_one_process_or_in_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shrink_every: int
+) -> None:
+    linear, casts = F.linear, []
+
+    def watched(*args: Any) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            casts.append(torch.is_autocast_enabled("cpu"))
+        return linear(*args)
+
+    noise = dataclasses.replace(RECIPE.noise, shrink_every=shrink_every)
+    short = dataclasses.replace(RECIPE.base, epochs=2)
+    recipe = dataclasses.replace(
+        RECIPE, base=short, prune=short, finetune=short, noise=noise, mixed_precision="bf16", channels_last=False
+    )
+    monkeypatch.setattr(F, "linear", watched)
+    Run(tmp_path / "one", recipe, threads=1).prune()
+    for step in (Run.base, Run.gated, Run.prune):
+        step(Run(tmp_path / "several", recipe, threads=1))
+    assert set(casts) == {True}
+    one, several = (load_file(tmp_path / name / "small.safetensors") for name in ("one", "several"))
+    assert all(torch.equal(one[name], several[name]) for name in one.keys() | several.keys())
 
 
 def test_a_folder_without_a_recipe_is_no_run(tmp_path: Path) -> None:

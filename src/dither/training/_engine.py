@@ -214,6 +214,7 @@ class _Stretch:
         self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
         if not self.had_own_forward:  # Accelerate leaves the bound method on the instance
             vars(self.net).pop("forward", None)
+        vars(self.net).pop("_is_accelerate_prepared", None)  # or it would not prepare a copy: that has this mark too
         self.accelerator.free_memory()
 
     def _restore(self) -> None:
