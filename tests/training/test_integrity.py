@@ -17,8 +17,9 @@ from torch import nn
 import dither
 from dither.training import Engine, Fit, Images, Progress, Recipe, Run, load_images
 from dither.training._checkpoints import Checkpoints
+from dither.training._launch import make_accelerator
 from dither.training._lock import hold
-from dither.training._record import git_state
+from dither.training._record import git_state, record_command
 from dither.training._sums import SUMS, find_damage, write_sums
 
 ROOT = Path(__file__).parents[2]
@@ -316,6 +317,16 @@ def test_the_state_of_the_sources_is_that_of_git(tmp_path: Path, monkeypatch: py
     assert git_state(tmp_path) == {"commit": commit, "changed": True}
     monkeypatch.setenv("PATH", "")
     assert git_state(tmp_path) is None
+
+
+def test_a_run_begins_where_the_working_directory_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone, folder = tmp_path / "gone", tmp_path / "run"
+    gone.mkdir()
+    folder.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    record_command(folder, 0, make_accelerator(mixed_precision="no"))
+    assert json.loads((folder / "commands.jsonl").read_text())["git"] is None
 
 
 def test_deterministic_runs_say_so_and_refuse_what_is_not(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def record_command(folder: Path, seed: int, accelerator: Accelerator) -> None:
         "device": _device_name(accelerator.device),
         "machine": machine(),
         "versions": {**versions(), "numpy": numpy.__version__, "dither": __version__, **_cuda()},
-        "git": git_state(Path.cwd()),
+        "git": git_state(Path()),
     }
     write_text(path, f"{earlier}{json.dumps(line)}\n")
 
