@@ -9,10 +9,10 @@ Ours:    LeNet-5 on MNIST:
            pruned + SBN, last two layers: 0.72 ± 0.05 %, NLL 0.0243 ± 0.0015, AUROC 0.944 ± 0.016, 1.06 ± 0.01 passes
          VGG-11 on CIFAR-5:
            dense, one pass: 13.12 ± 0.37 %, NLL 0.5449 ± 0.0097, AUROC 0.699 ± 0.003, 1.00 ± 0.00 passes
-           dense + SBN: 12.83 ± 0.46 %, NLL 0.4728 ± 0.0188, AUROC 0.698 ± 0.003, 16.72 ± 0.19 passes
-           pruned, one pass: 14.87 ± 0.26 %, NLL 0.4201 ± 0.0135, AUROC 0.678 ± 0.003, 0.59 ± 0.02 passes
-           pruned + SBN: 14.67 ± 0.27 %, NLL 0.4056 ± 0.0077, AUROC 0.682 ± 0.001, 10.18 ± 0.16 passes
-           pruned + SBN, last two layers: 14.80 ± 0.26 %, NLL 0.4166 ± 0.0095, AUROC 0.679 ± 0.002, 4.59 ± 0.19 passes
+           dense + SBN: 12.83 ± 0.46 %, NLL 0.4728 ± 0.0188, AUROC 0.698 ± 0.003, 16.59 ± 0.29 passes
+           pruned, one pass: 14.94 ± 0.56 %, NLL 0.4180 ± 0.0132, AUROC 0.678 ± 0.002, 0.63 ± 0.02 passes
+           pruned + SBN: 14.64 ± 0.35 %, NLL 0.4040 ± 0.0068, AUROC 0.682 ± 0.003, 10.54 ± 0.14 passes
+           pruned + SBN, last two layers: 14.87 ± 0.55 %, NLL 0.4148 ± 0.0101, AUROC 0.679 ± 0.002, 1.34 ± 0.04 passes
          error, NLL, AUROC of what is outside, time for 64 images in passes of the dense network: means over seeds
 Run:     python -m studies.small_and_doubtful --network vgg11 --seed 0 --threads 1     # each; then --collect
 """
