@@ -8,6 +8,10 @@ Ours:    VGG-11, single network: 13.20 ± 0.32 % error, NLL 0.5418 ± 0.0101, cl
          VGG-11, dropout + SBN: 11.33 ± 0.13 % error, NLL 0.3159 ± 0.0041, classes 5 to 9 AUROC 0.703 ± 0.003
          VGG-11, ensemble of 6: 9.94 % error, NLL 0.2997, classes 5 to 9 AUROC 0.727
          VGG-11, ensemble of 6 + SBN: 10.00 % error, NLL 0.2877, classes 5 to 9 AUROC 0.727
+         ResNet-18, single network: 12.13 ± 0.53 % error, NLL 0.3649 ± 0.0097, classes 5 to 9 AUROC 0.695 ± 0.007
+         ResNet-18, SBN: 12.04 ± 0.41 % error, NLL 0.3564 ± 0.0098, classes 5 to 9 AUROC 0.696 ± 0.008
+         ResNet-18, ensemble of 6: 9.56 % error, NLL 0.2666, classes 5 to 9 AUROC 0.724
+         ResNet-18, ensemble of 6 + SBN: 9.52 % error, NLL 0.2669, classes 5 to 9 AUROC 0.724
          means over networks (results.json)
 Run:     python -m studies.batchnorm_cifar5 --network vgg11 --net plain --seed 0     # each network; then --collect
 Differs: a quarter of VGG-11's channels, 16 channels in ResNet-18's first stage; 22,500 training images (2,500 are held
