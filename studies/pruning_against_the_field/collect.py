@@ -1,6 +1,7 @@
 """From finished rows to results.json, the tables, the figures and the study's own first lines.
 
-Latencies are measured here, not while runs share the machine: base and pruned in turns, all rows in one go.
+Latencies are measured here, not while runs share the machine: base and pruned in turns, all rows in one go. They follow
+from the widths alone, so rows whose runs are elsewhere are timed as well, and those of equal widths once.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import dither
 from dither.training import make_model
 from dither.training._report import machine, versions
 from studies.fill import fill, fill_docstring
 from studies.pruning_against_the_field.pictures import draw
+from studies.pruning_against_the_field.removal import Channels
 from studies.pruning_against_the_field.settings import METHODS, Case
 from studies.pruning_against_the_field.tables import lines_for_docstring, make_table
 from studies.records import joined
@@ -29,18 +32,17 @@ BATCH, REPEATS = 64, 30
 def collect(runs: Path, target: Path, cases: Mapping[str, Case]) -> None:
     """Measures every complete row under ``runs`` and writes everything that is committed into ``target``.
 
-    Rows that have no run there keep what results.json says of them.
+    Rows that have no run there keep the errors that results.json has.
     """
     order = list(METHODS)
-    found = {path.parent: json.loads(path.read_text("utf-8")) for path in runs.glob("*/*x/*/record.json")}
+    found = [json.loads(path.read_text("utf-8")) for path in runs.glob("*/*x/*/record.json")]
     if not found:
         raise SystemExit(f"no finished row in {runs}; train some first, see --help")
-    for folder, record in found.items():
-        record |= latency(folder, cases[record["net"]])
     made = {"machine": machine(), "versions": versions(), "batch": BATCH}
     path = target / "results.json"
-    records = joined(path, list(found.values()), ("net", "size", "method", "seed"), made)
+    records = joined(path, found, ("net", "size", "method", "seed"), {"versions": made["versions"]})
     records.sort(key=lambda r: (list(cases).index(r["net"]), r["size"], order.index(r["method"]), r["seed"]))
+    measure(records, cases)
     target.mkdir(parents=True, exist_ok=True)
     path.write_text(text_of({**made, "records": records}), encoding="utf-8")
     keep_best(runs, records, target / "artifacts")
@@ -53,16 +55,39 @@ def collect(runs: Path, target: Path, cases: Mapping[str, Case]) -> None:
         fill_docstring(HERE / "study.py", lines_for_docstring(records, cases))
 
 
-def latency(folder: Path, case: Case) -> dict[str, float]:
-    """Milliseconds for one batch, and how many times faster than the base that is."""
-    base = dither.load(make_model(case.model), folder.parents[1] / "base" / "base.safetensors").eval()
-    small = dither.load(make_model(case.model), folder / "small.safetensors").eval()
-    example = torch.rand(1, *case.shape)
-    cost = dither.compare(base, small, example, batch_sizes=(BATCH,), repeats=REPEATS, warmup=3)
-    return {
-        f"latency_ms_b{BATCH}": cost.small.latency[BATCH].median * 1e3,
-        f"latency_ratio_b{BATCH}": cost.speedup[BATCH].median,
-    }
+def measure(records: list[dict[str, Any]], cases: Mapping[str, Case]) -> None:
+    """Adds to each record the milliseconds for one batch, and how many times faster than the base that is."""
+    bases = {name: Base(cases[name]) for name in {r["net"] for r in records}}
+    times: dict[tuple[Any, ...], dict[str, float]] = {}
+    for record in records:
+        shape = (record["net"], *map(len, record["kept"].values()), record["macs"])
+        if shape not in times:
+            times[shape] = bases[record["net"]].latency(record["kept"])
+        record |= times[shape]
+
+
+class Base:
+    """A network at full size with new weights, and smaller ones that are cut from it."""
+
+    def __init__(self, case: Case) -> None:
+        torch.manual_seed(0)
+        self.net = make_model(case.model).eval()
+        self.example = torch.rand(1, *case.shape)
+        self.channels = Channels(self.net, self.example, columns=case.columns)
+
+    def cut(self, kept: Mapping[str, list[int]]) -> nn.Module:
+        """The network with these channels, and columns, left."""
+        plan = self.channels.keeping({name: tuple(channels) for name, channels in kept.items()})
+        return self.channels.cut(plan, self.net).eval()
+
+    def latency(self, kept: Mapping[str, list[int]]) -> dict[str, float]:
+        """Of one batch, beside the network at full size."""
+        small = self.cut(kept)
+        cost = dither.compare(self.net, small, self.example, batch_sizes=(BATCH,), repeats=REPEATS, warmup=3)
+        return {
+            f"latency_ms_b{BATCH}": cost.small.latency[BATCH].median * 1e3,
+            f"latency_ratio_b{BATCH}": cost.speedup[BATCH].median,
+        }
 
 
 def text_of(results: dict[str, Any]) -> str:

@@ -21,11 +21,12 @@ class Channels:
     Args:
         net: the network at full size, without noise.
         example: images that it is run on.
+        columns: layers whose single inputs can be removed too.
     """
 
-    def __init__(self, net: nn.Module, example: Tensor) -> None:
+    def __init__(self, net: nn.Module, example: Tensor, columns: tuple[str, ...] = ()) -> None:
         self.example = example
-        self._gated = pruning.attach(net, example)
+        self._gated = pruning.attach(net, example, features=columns)
         self._price = price(self._gated, example, "macs")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Nothing was learned")  # this noise is only there to name the channels
@@ -50,10 +51,12 @@ class Channels:
         )
 
     def keeping(self, kept: Mapping[str, tuple[int, ...]]) -> pruning.Plan:
-        """The plan that keeps these channels of each space."""
-        return replace(
-            self.whole, spaces=tuple(replace(c, kept=kept[c.name]) if c.name in kept else c for c in self.whole.spaces)
+        """The plan that keeps these channels of each space, and these columns; all of what is not named."""
+        spaces, columns = (
+            tuple(replace(c, kept=kept[c.name]) if c.name in kept else c for c in choices)
+            for choices in (self.whole.spaces, self.whole.columns)
         )
+        return replace(self.whole, spaces=spaces, columns=columns)
 
     def cut(self, plan: pruning.Plan, net: nn.Module) -> nn.Module:
         """A copy of ``net``, of the same class, with the channels of the plan and its own weights as they are."""

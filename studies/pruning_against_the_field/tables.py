@@ -19,8 +19,8 @@ def make_table(records: Records, cases: Mapping[str, Case], machine: dict[str, A
     parts.append(
         "Mean ± standard deviation over the seeds. MACs: base divided by pruned. Right after removal: BatchNorm's "
         "statistics are measured again, nothing is trained. Against SBP: error minus SBP's of the same seed, mean ± "
-        f"standard error, above 0 is worse than SBP. CPU: time of a batch of 64, base divided by pruned, "
-        f"{machine['cpu']}, {machine['threads']} thread, torch {versions['torch']}."
+        "standard error, above 0 is worse than SBP. CPU: time of a batch of 64, base divided by pruned, of networks "
+        f"of these widths, {machine['cpu']}, {machine['threads']} thread, torch {versions['torch']}."
     )
     return "\n\n".join(parts)
 
