@@ -122,10 +122,12 @@ def against_the_field(results: dict[str, Any]) -> Iterator[Row]:
 def random_labels(results: dict[str, Any]) -> Iterator[Row]:
     titles = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
     for data in dict.fromkeys(record["data"] for record in results["records"]):
-        found = {r["method"]: r for r in pick(results["records"], data=data, labels="random")}
-        if {"plain", "sbp", "sbp_removed"} <= found.keys():
-            kept = [f"{found[method]['kept_pct'][-1]:.1f} %" for method in ("sbp", "sbp_removed")]
-            yield [titles.get(data, data), *kept, f"{found['plain']['accuracy_pct'][-1]:.1f} %"]
+        cells = [
+            [{"last": r[key][-1]} for r in pick(results["records"], data=data, labels="random", method=method)]
+            for method, key in (("sbp", "kept_pct"), ("sbp_removed", "kept_pct"), ("plain", "accuracy_pct"))
+        ]
+        if all(cells):
+            yield [titles.get(data, data), *(f"{spread(cell, 'last', digits=1)} %" for cell in cells)]
 
 
 def doubt(results: dict[str, Any], title: str, paper: Records) -> Iterator[Row]:

@@ -15,6 +15,7 @@ IMAGES, SIDE = 10_000, 28  # the first training images; CIFAR-10's are cropped t
 HERE = "studies.pruning_random_labels.settings"
 HUB = {"mnist": "ylecun/mnist", "cifar10": "uoft-cs/cifar10"}
 FIT = Fit(epochs=100, batch_size=100, lr=1e-3)
+LABELS = ("random", "true")
 METHODS = ("plain", "dropout", "sbp", "sbp_removed")
 REMOVE_EVERY = 10  # epochs, in "sbp_removed"
 

@@ -33,9 +33,11 @@ from studies.command import folders, study_parser
 from studies.fill import fill, fill_docstring
 from studies.pruning_lenet_mnist.study import enlarged_digits
 from studies.pruning_random_labels import settings
+from studies.records import joined
 
 HERE = Path(__file__).parent
 TITLES = {"plain": "plain", "dropout": "dropout", "sbp": "SBP", "sbp_removed": "SBP, removes while it trains"}
+KEY = ("data", "labels", "method", "seed")
 NAMES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "digits": "digits"}
 
 
@@ -49,18 +51,22 @@ def main(arguments: list[str] | None = None) -> None:
         data=("source",),
     )
     parser.add_argument("--data", nargs="+", choices=sorted(settings.HUB), default=["mnist", "cifar10"])
+    parser.add_argument("--labels", nargs="+", choices=settings.LABELS, default=settings.LABELS)
+    parser.add_argument("--method", nargs="+", choices=settings.METHODS, default=settings.METHODS)
     given = parser.parse_args(arguments)
     out, target = folders("pruning_random_labels", given)
     data = ["digits"] if given.smoke else given.data
     if not given.collect:
         for name in data:
             for seed in given.seed:
-                for random in (True, False):
-                    for method in settings.METHODS:
-                        train(out, name, method, random, seed, given)
+                for labels in given.labels:
+                    for method in given.method:
+                        train(out, name, method, labels, seed, given)
     finished = sorted(path.parent for path in out.glob("*/widths.json"))
-    records = [record(folder) for folder in finished]
-    results = {"machine": machine(), "versions": versions(), "records": records}
+    made = {"versions": versions()}
+    records = joined(target / "results.json", [record(folder) for folder in finished], KEY, made)
+    records.sort(key=lambda r: (r["data"], r["labels"], settings.METHODS.index(r["method"]), r["seed"]))
+    results = {"machine": machine(), **made, "records": records}
     (target / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     for name in sorted({r["data"] for r in records}):
         figures.save(draw([r for r in records if r["data"] == name]), target / f"{name}.png")
@@ -71,8 +77,9 @@ def main(arguments: list[str] | None = None) -> None:
         fill_docstring(HERE / "study.py", docstring_lines(records))
 
 
-def train(out: Path, data: str, method: str, random: bool, seed: int, given: argparse.Namespace) -> None:
+def train(out: Path, data: str, method: str, labels: str, seed: int, given: argparse.Namespace) -> None:
     """One network; goes on where it was stopped, and does nothing if it is complete."""
+    random = labels == "random"
     recipe = settings.recipe("mnist" if data == "digits" else data, method, seed)
     if data == "digits":
         images = settings.relabelled(enlarged_digits()["train"], random, seed)
@@ -82,7 +89,7 @@ def train(out: Path, data: str, method: str, random: bool, seed: int, given: arg
         recipe = dataclasses.replace(recipe, data="digits", noise=hurried, **parts)
     else:
         images = settings.images(data, given.source, settings.IMAGES, random, seed)
-    folder = out / f"{data}-{'random' if random else 'true'}-{method}-{seed}"
+    folder = out / f"{data}-{labels}-{method}-{seed}"
     run = Run(folder, recipe, threads=given.threads, images={"train": images})
     widths: dict[str, int] = {}
     if settings.noisy(method):
@@ -120,18 +127,17 @@ def record(folder: Path) -> dict[str, Any]:
 def make_table(records: list[dict[str, Any]]) -> str:
     """Means over the seeds, after the last epoch."""
     lines = [
-        "| data | labels | method | training accuracy, % | channels kept, % | kept, per layer |",
-        "|---|---|---|---|---|---|",
+        "| data | labels | method | seeds | training accuracy, % | channels kept, % | kept, per layer |",
+        "|---|---|---|---|---|---|---|",
     ]
     for data, labels, method, mine in grouped(records):
         accuracy = spread([r["accuracy_pct"][-1] for r in mine])
         kept = spread([r["kept_pct"][-1] for r in mine]) if mine[0]["kept_pct"] else "100"
         layers = "; ".join("-".join(f"{r['kept'][n]}/{w}" for n, w in r["widths"].items()) for r in mine)
-        lines.append(f"| {NAMES[data]} | {labels} | {TITLES[method]} | {accuracy} | {kept} | {layers} |")
-    seeds = sorted({r["seed"] for r in records})
+        lines.append(f"| {NAMES[data]} | {labels} | {TITLES[method]} | {len(mine)} | {accuracy} | {kept} | {layers} |")
     epochs = max(len(r["accuracy_pct"]) for r in records)
     made = f"{machine()['cpu']}, torch {versions()['torch']}"
-    return "\n".join([*lines, "", f"After {epochs} epochs; seeds {', '.join(map(str, seeds))}. {made}."])
+    return "\n".join([*lines, "", f"After {epochs} epochs; seeds from 0 on, mean ± standard deviation. {made}."])
 
 
 def docstring_lines(records: list[dict[str, Any]]) -> list[str]:
@@ -145,7 +151,7 @@ def docstring_lines(records: list[dict[str, Any]]) -> list[str]:
 
 def grouped(records: list[dict[str, Any]]) -> Iterator[tuple[str, str, str, list[dict[str, Any]]]]:
     for data in dict.fromkeys(r["data"] for r in records):
-        for labels in ("random", "true"):
+        for labels in settings.LABELS:
             for method in settings.METHODS:
                 mine = [r for r in records if (r["data"], r["labels"], r["method"]) == (data, labels, method)]
                 if mine:
