@@ -1,6 +1,7 @@
 """Study of random labels: it runs, resumes, and reads what it wrote."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,11 @@ def test_smoke_run_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     study.main(["--smoke", "--out", str(tmp_path)])
     assert (tmp_path / "results.json").read_text(encoding="utf-8") == first
     assert times(tmp_path) == trained  # nothing is trained again
-    assert "| digits | random | SBP |" in capsys.readouterr().out
+    assert "| digits | random | SBP | 1 |" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "digits-random-dropout-0")  # as on a machine that did not train it
+    study.main(["--smoke", "--out", str(tmp_path), "--labels", "true", "--method", "plain", "sbp"])
+    assert (tmp_path / "results.json").read_text(encoding="utf-8") == first
+    assert times(tmp_path).keys() < trained.keys()
 
 
 def times(runs: Path) -> dict[Path, int]:
