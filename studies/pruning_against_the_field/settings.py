@@ -58,6 +58,7 @@ class Case:
         base: training of the base.
         after: passes over the training images after the base, for every method.
         under_noise: those of them that SBP spends under noise; what remains is its fine-tuning.
+        decay_after: those of them with a constant rate, for every method; then it falls linearly to 0.
         sizes: multiply-accumulates, original divided by pruned.
         noise: SBP's settings; the target is set for each size.
         columns: layers whose single inputs get noise too in the row "sbp_columns"; () leaves the row out.
@@ -77,6 +78,7 @@ class Case:
     base: Fit
     after: int
     under_noise: int
+    decay_after: int
     sizes: tuple[float, ...]
     noise: Noise
     columns: tuple[str, ...] = ()
@@ -86,6 +88,13 @@ class Case:
     has_batchnorm: bool = True
     bfloat16: bool = True
     seeds: tuple[int, ...] = (0, 1, 2)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.under_noise <= self.decay_after < self.after:
+            raise ValueError(
+                f"{self.title}: 0 < under_noise <= decay_after < after, got {self.under_noise}, "
+                f"{self.decay_after} and {self.after}"
+            )
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -100,15 +109,16 @@ class Case:
         return self.rates[METHODS[method].start]
 
     def training(self, method: str) -> Fit:
-        """What follows the decision. All rates follow one curve: constant until SBP's noise ends, then linear to 0."""
+        """What follows the decision; all rates that begin at the base follow one curve."""
         start, rate = METHODS[method].start, self.rate(method)
         if method == "base":
             return dataclasses.replace(self.base, epochs=0)
         if start == "fresh":
             return dataclasses.replace(self.base, epochs=self.base.epochs + self.after, lr=rate)
         if start == "noise":
-            return dataclasses.replace(self.base, epochs=self.after - self.under_noise, lr=rate, decay_from=0.0)
-        return dataclasses.replace(self.base, epochs=self.after, lr=rate, decay_from=self.under_noise / self.after)
+            rest, constant = self.after - self.under_noise, self.decay_after - self.under_noise
+            return dataclasses.replace(self.base, epochs=rest, lr=rate, decay_from=constant / rest)
+        return dataclasses.replace(self.base, epochs=self.after, lr=rate, decay_from=self.decay_after / self.after)
 
     def recipe(self, method: str, size: float, seed: int) -> Recipe:
         """The base, and the training under noise of an SBP method."""
@@ -138,6 +148,7 @@ _VGG = Case(
     base=_CIFAR,
     after=15,
     under_noise=9,
+    decay_after=9,
     sizes=(2.5, 5.0),
     noise=Noise(gate_lr=2e-2, batchnorm="reestimate"),
     held_out=5_000,
@@ -151,6 +162,7 @@ CASES = {
         base=Fit(epochs=5, batch_size=125, lr=1e-3, shift=1),
         after=20,
         under_noise=12,
+        decay_after=12,
         sizes=(8.5, 15.0),
         noise=Noise(gate_lr=2e-2),
         columns=("fc1",),
@@ -171,6 +183,7 @@ SMOKE = {
         base=Fit(epochs=2, batch_size=50, lr=3e-3),
         after=5,
         under_noise=4,
+        decay_after=4,
         sizes=(3.0,),
         noise=Noise(gate_lr=0.05, batchnorm="reestimate"),
         columns=("fc1",),

@@ -45,10 +45,12 @@ def main(arguments: list[str] | None = None) -> None:
     choosing.add_argument("--rate", type=float, help="Adam's rate after the base")
     choosing.add_argument("--scope", choices=SCOPES, help="ranking of the criteria of Torch-Pruning")
     choosing.add_argument("--passes", type=int, help="over the training images, after the base")
+    choosing.add_argument("--under-noise", type=int, help="those of them that SBP spends under noise")
     given = parser.parse_args(arguments)
-    tried = {name: getattr(given, name) for name in ("rate", "scope", "passes") if getattr(given, name)}
+    tried = {name: getattr(given, name) for name in ("rate", "scope", "passes", "under_noise") if getattr(given, name)}
     if tried and not given.choose:
-        parser.error(f"--{next(iter(tried))} is for --choose: the rows of the table are those of settings.py")
+        option = next(iter(tried)).replace("_", "-")
+        parser.error(f"--{option} is for --choose: the rows of the table are those of settings.py")
     torch.set_num_threads(given.threads)
     cases = SMOKE if given.smoke else {name: CASES[name] for name in given.net}
     out, target = folders("pruning_against_the_field", given)
@@ -60,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
         case = changed(case, **tried)
         for seed in given.seed or case.seeds:
             rows = Path("choose" if given.choose else ".")
-            tag = "".join(f"-{value}" for value in tried.values())
+            tag = "".join(f"-{name}-{value}" for name, value in tried.items())
             contest = Contest(name, case, seed, out / f"{name}-{seed}", images, Console(), rows, tag)
             run(contest, given.method or case.methods, given.size)
 
@@ -89,13 +91,20 @@ def part(images: Mapping[str, Images], case: Case, *, choosing: bool) -> dict[st
     return {"train": train, "test": dataclasses.replace(held_out, name="held out") if choosing else images["test"]}
 
 
-def changed(case: Case, rate: float | None = None, scope: str | None = None, passes: int | None = None) -> Case:
-    """The case with one rate and one scope for all methods, and so many passes after the base."""
+def changed(
+    case: Case,
+    rate: float | None = None,
+    scope: str | None = None,
+    passes: int | None = None,
+    under_noise: int | None = None,
+) -> Case:
+    """The case with one rate and one scope for all methods, and so many passes after the base, and under noise."""
     after = passes or case.after
     return dataclasses.replace(
         case,
         rates=dict.fromkeys(case.rates, rate) if rate else case.rates,
         scope=scope or case.scope,
         after=after,
-        under_noise=round(case.under_noise * after / case.after),
+        under_noise=under_noise or round(case.under_noise * after / case.after),
+        decay_after=round(case.decay_after * after / case.after),
     )

@@ -215,11 +215,30 @@ def test_held_out_images_are_never_trained_on() -> None:
     assert torch.equal(torch.cat([real["train"].pixels, choosing["test"].pixels]), images["train"].pixels)
     assert real["test"] is images["test"]
     assert len(choosing["test"]) == case.held_out
-    with pytest.raises(SystemExit):
-        study.main(["--smoke", "--rate", "1e-2"])
+    for option, value in (("--rate", "1e-2"), ("--under-noise", "3")):
+        with pytest.raises(SystemExit):
+            study.main(["--smoke", option, value])
 
 
 def test_fewer_passes_have_the_same_share_under_noise() -> None:
     case = study.changed(settings.CASES["lenet5"], rate=3e-3, passes=10)
     assert (case.after, case.under_noise) == (10, 6)
     assert (case.rate("l1"), case.rate("uniform"), case.scope) == (3e-3, 3e-3, settings.CASES["lenet5"].scope)
+
+
+@pytest.mark.parametrize("under_noise", [2, 5, 9])
+def test_rates_follow_one_curve_however_long_the_noise_is(under_noise: int) -> None:
+    case = study.changed(settings.CASES["vgg16"], under_noise=under_noise)
+    noise, rest, whole = case.recipe("sbp", 5.0, 0).prune, case.training("sbp"), case.training("l1")
+    assert noise.epochs == under_noise
+    assert noise.epochs + rest.epochs == whole.epochs == case.after
+    assert noise.lr == rest.lr == whole.lr
+    for step in range(101 * case.after):  # 101 steps a pass
+        begun = 101 * noise.epochs
+        part = noise.lr_factor(step, begun) if step < begun else rest.lr_factor(step - begun, 101 * rest.epochs)
+        assert part == pytest.approx(whole.lr_factor(step, 101 * case.after))
+
+
+def test_noise_must_end_before_the_rate_falls() -> None:
+    with pytest.raises(ValueError, match="under_noise <= decay_after"):
+        study.changed(settings.CASES["vgg16"], under_noise=12)
