@@ -66,6 +66,7 @@ class Contest:
         removed = evaluate(net, self.images["test"])
         if method in CRITERIA and kept(plan) == self.row("sbp", size)["kept"]:
             record = {**self.row("sbp", size), "method": method, "same_as": "sbp"}
+            net = dither.load(make_model(self.case.model), self.folder_of("sbp", size) / "small.safetensors")
         else:
             net = self.trained(net, method, folder)
             record = self.judged(net, plan, method, size)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import dither
-from dither.training import make_model
+from dither.training import evaluate, make_model
 from studies.pruning_against_the_field import collect, rivals, settings, study, tables
 from studies.pruning_against_the_field.removal import Channels, drawn, quantiles, renew
 
@@ -148,6 +148,10 @@ def test_smoke_from_training_to_tables(tmp_path: Path, capsys: pytest.CaptureFix
         in shown
     )
     study.main(arguments)  # makes what was taken away
+    images = study.part(study.load(case, None), case, choosing=False)["test"]
+    for r in records:
+        saved = tmp_path / "digits-0" / f"{r['size']:g}x" / r["method"] / "small.safetensors"
+        assert evaluate(dither.load(make_model(case.model), saved), images).error_pct == r["error_pct"]
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("history.jsonl")}
     study.main(arguments)
     assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("history.jsonl")}
