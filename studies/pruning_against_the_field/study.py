@@ -5,6 +5,7 @@ Ours:    lenet5 8.5x: SBP 0.58 ± 0.06 %; the best other, L1: 0.62 ± 0.04 %
          lenet5 15x: SBP 0.64 ± 0.05 %; the best other, Taylor: 0.67 ± 0.03 %
          vgg16 2.5x: SBP 15.31 %; the best other, from scratch, SBP's widths: 14.92 %
          vgg16 5x: SBP 18.26 %; the best other, random, SBP's widths: 18.21 %
+         resnet18 2.5x: SBP 13.44 %; the best other, Taylor: 12.60 %
          resnet18 5x: SBP 15.44 %; the best other, Taylor: 15.15 %
          mean ± standard deviation over the seeds that all methods have (results.json)
 Run:     python -m studies.pruning_against_the_field --net lenet5 --threads 1     # resumes; then --collect
