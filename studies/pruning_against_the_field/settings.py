@@ -147,7 +147,7 @@ _VGG = Case(
     shape=(3, 32, 32),
     base=_CIFAR,
     after=15,
-    under_noise=9,
+    under_noise=6,
     decay_after=9,
     sizes=(2.5, 5.0),
     noise=Noise(gate_lr=2e-2, batchnorm="reestimate"),
