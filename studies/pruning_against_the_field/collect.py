@@ -32,7 +32,7 @@ BATCH, REPEATS = 64, 30
 def collect(runs: Path, target: Path, cases: Mapping[str, Case]) -> None:
     """Measures every complete row under ``runs`` and writes everything that is committed into ``target``.
 
-    Rows that have no run there keep the errors that results.json has.
+    Rows that have no run there keep the errors that results.json has, but for those that follow an SBP run again since.
     """
     order = list(METHODS)
     found = [json.loads(path.read_text("utf-8")) for path in runs.glob("*/*x/*/record.json")]
@@ -40,7 +40,7 @@ def collect(runs: Path, target: Path, cases: Mapping[str, Case]) -> None:
         raise SystemExit(f"no finished row in {runs}; train some first, see --help")
     made = {"machine": machine(), "versions": versions(), "batch": BATCH}
     path = target / "results.json"
-    records = joined(path, found, ("net", "size", "method", "seed"), {"versions": made["versions"]})
+    records = up_to_date(joined(path, found, ("net", "size", "method", "seed"), {"versions": made["versions"]}))
     records.sort(key=lambda r: (list(cases).index(r["net"]), r["size"], order.index(r["method"]), r["seed"]))
     measure(records, cases)
     target.mkdir(parents=True, exist_ok=True)
@@ -53,6 +53,20 @@ def collect(runs: Path, target: Path, cases: Mapping[str, Case]) -> None:
     if target == HERE:
         fill(HERE / "README.md", HERE.name, table)
         fill_docstring(HERE / "study.py", lines_for_docstring(records, cases))
+
+
+def up_to_date(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without rows of another row's widths that has other widths now: it was run again, they were not."""
+    widths = {(r["net"], r["size"], r["seed"], r["method"]): r["widths"] for r in records}
+
+    def stands(record: dict[str, Any]) -> bool:
+        source = METHODS[record["method"]].widths_of or record.get("same_as", record["method"])
+        return widths[record["net"], record["size"], record["seed"], source] == record["widths"]
+
+    stay = [record for record in records if stands(record)]
+    if len(stay) < len(records):
+        print(f"{len(records) - len(stay)} rows are left out: they have the widths of an SBP that was run again since")
+    return stay
 
 
 def measure(records: list[dict[str, Any]], cases: Mapping[str, Case]) -> None:

@@ -14,6 +14,7 @@ import dither
 from dither.training import evaluate, make_model
 from studies.pruning_against_the_field import collect, rivals, settings, study, tables
 from studies.pruning_against_the_field.removal import Channels, drawn, quantiles, renew
+from studies.pruning_against_the_field.tables import pick
 
 NETS = ("lenet5", "studies.networks:vgg16_quarter", "studies.networks:resnet18_16")
 FIELDS = {"net", "method", "size", "seed", "error_pct", "nll", "widths", "macs_ratio", "params_ratio", "training"}
@@ -155,6 +156,18 @@ def test_smoke_from_training_to_tables(tmp_path: Path, capsys: pytest.CaptureFix
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("history.jsonl")}
     study.main(arguments)
     assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("history.jsonl")}
+
+
+def test_rows_at_the_widths_of_an_earlier_sbp_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    records = json.loads((collect.HERE / "results.json").read_text())["records"]
+    assert collect.up_to_date(records) == records
+    assert not capsys.readouterr().out
+
+    follow = ("random", "scratch")
+    mine = [r for r in pick(records, net="lenet5", seed=0) if r["method"] in ("sbp", "uniform", *follow)]
+    again = [{**r, "widths": {**r["widths"], "conv1": 1}} if r["method"] == "sbp" else r for r in mine]
+    assert collect.up_to_date(again) == [r for r in again if r["method"] not in follow]
+    assert "4 rows are left out" in capsys.readouterr().out
 
 
 def test_collecting_nothing_says_so(tmp_path: Path) -> None:
