@@ -3,10 +3,10 @@
 Paper:   none has this table: each compares itself with numbers that others published, of other trainings
 Ours:    lenet5 8.5x: SBP 0.58 ± 0.06 %; the best other, L1: 0.62 ± 0.04 %
          lenet5 15x: SBP 0.64 ± 0.05 %; the best other, Taylor: 0.67 ± 0.03 %
-         vgg16 2.5x: SBP 15.31 %; the best other, from scratch, SBP's widths: 14.92 %
-         vgg16 5x: SBP 18.26 %; the best other, random, SBP's widths: 18.21 %
-         resnet18 2.5x: SBP 13.44 %; the best other, Taylor: 12.60 %
-         resnet18 5x: SBP 15.44 %; the best other, Taylor: 15.15 %
+         vgg16 2.5x: SBP 14.77 %; the best other, random, SBP's widths: 14.82 %
+         vgg16 5x: SBP 17.81 ± 0.23 %; the best other, random, SBP's widths: 18.72 ± 0.57 %
+         resnet18 2.5x: SBP 12.79 %; the best other, random, SBP's widths: 12.55 %
+         resnet18 5x: SBP 14.98 %; the best other, random, SBP's widths: 15.09 %
          mean ± standard deviation over the seeds that all methods have (results.json)
 Run:     python -m studies.pruning_against_the_field --net lenet5 --threads 1     # resumes; then --collect
 Differs: SBP is steered to a size here (dither.pruning.Target), which the paper does not do.
