@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from studies.fill import fill, spread
+from studies.paper import paper_rows
 from studies.pruning_against_the_field.tables import in_common, mean, pick
 from studies.pruning_vgg_cifar10.settings import PLANS
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 HERE = Path(__file__).parent
-Records = list[dict[str, Any]]
 Row = list[str]
 
 
@@ -68,14 +62,14 @@ def line(cells: Row) -> str:
 def pruned_lenets(results: dict[str, Any]) -> Iterator[Row]:
     for net, title in (("lenet5", "LeNet-5, MNIST"), ("lenet_500_300", "LeNet-500-300, MNIST")):
         before, after = (pick(results["records"], net=net, method=method) for method in ("original", "sbp"))
-        theirs = {row["method"]: row for row in expected("pruning_lenet_mnist") if row["net"] == net}
+        theirs = paper_rows("pruning_lenet_mnist", net=net)
         yield paper_row(title, theirs["original"], theirs["sbp"])
         error = f"{spread(before, 'error_pct')} -> {spread(after, 'error_pct')}"
         yield ["", "here", error, "", f"{spread(after, 'macs_ratio')}x", f"{spread(after, 'latency_ratio_b64')}x"]
 
 
 def pruned_vgg(results: dict[str, Any]) -> Iterator[Row]:
-    theirs = {row["method"]: row for row in expected("pruning_vgg_cifar10")}
+    theirs = paper_rows("pruning_vgg_cifar10")
     yield paper_row("VGG-like, CIFAR-10", theirs["base"], theirs["sbp"])
     for net, row in dict.fromkeys((record["net"], record["row"]) for record in results["records"]):
         mine, longer = (pick(results["records"], net=net, row=name) for name in (row, "longer"))
@@ -127,11 +121,12 @@ def random_labels(results: dict[str, Any]) -> Iterator[Row]:
             for method, key in (("sbp", "kept_pct"), ("sbp_removed", "kept_pct"), ("plain", "accuracy_pct"))
         ]
         if all(cells):
-            yield [titles.get(data, data), *(f"{spread(cell, 'last', digits=1)} %" for cell in cells)]
+            paper = paper_rows("pruning_random_labels", data=data)["sbp"]["kept_pct"]
+            yield [titles[data], f"{paper:.0f} %", *(f"{spread(cell, 'last', digits=1)} %" for cell in cells)]
 
 
-def doubt(results: dict[str, Any], title: str, paper: Records) -> Iterator[Row]:
-    theirs = {row["method"]: f"{row['nll']:.3f}" for row in paper}
+def doubt(results: dict[str, Any], title: str, paper: dict[str, dict[str, Any]]) -> Iterator[Row]:
+    theirs = {method: f"{row['nll']:.3f}" for method, row in paper.items()}
     for without, sampled, what in (
         ("single", "sbn", "network"),
         ("dropout", "dropout + sbn", "network with dropout"),
@@ -147,13 +142,13 @@ def doubt(results: dict[str, Any], title: str, paper: Records) -> Iterator[Row]:
 
 
 def lenet_doubt(results: dict[str, Any]) -> Iterator[Row]:
-    yield from doubt(results, "LeNet-5, MNIST", expected("batchnorm_lenet_mnist"))
+    yield from doubt(results, "LeNet-5, MNIST", paper_rows("batchnorm_lenet_mnist"))
 
 
 def cifar5_doubt(results: dict[str, Any]) -> Iterator[Row]:
     for net, title in (("vgg11", "VGG-11"), ("resnet18", "ResNet-18")):
         if net in results:
-            yield from doubt(results[net], f"{title}, CIFAR-5", pick(expected("batchnorm_cifar5"), network=net))
+            yield from doubt(results[net], f"{title}, CIFAR-5", paper_rows("batchnorm_cifar5", network=net))
 
 
 def both(results: dict[str, Any]) -> Iterator[Row]:
@@ -190,8 +185,8 @@ QUESTIONS = [
     ),
     Question(
         "Does it memorise random labels?",
-        "Channels that stay, in the paper none",
-        ["", "SBP", "SBP that removes while it trains", "labels that a plain network learns by heart"],
+        "Channels that stay",
+        ["", "paper", "SBP", "SBP that removes while it trains", "labels that a plain network learns by heart"],
         {"pruning_random_labels": random_labels},
     ),
     Question(
@@ -207,10 +202,6 @@ QUESTIONS = [
         {"small_and_doubtful": both, "pruning_vgg_cifar10": sampled_vgg},
     ),
 ]
-
-
-def expected(study: str) -> Records:
-    return tomllib.loads((HERE / study / "expected.toml").read_text(encoding="utf-8"))["row"]
 
 
 if __name__ == "__main__":

@@ -13,11 +13,11 @@ from studies.doubt.collect import compare_pairs, rows
 from studies.doubt.evaluate import Questions
 from studies.doubt.pictures import draw
 from studies.doubt.settings import Settings
-from studies.doubt.tables import docstring_lines, make_table, paper_rows
+from studies.doubt.tables import docstring_lines, make_table
 from studies.fill import fill, fill_docstring
+from studies.paper import paper_rows
 
 HERE = Path(__file__).parent
-EXPECTED = HERE / "expected.toml"
 
 
 def collect(
@@ -65,7 +65,7 @@ def tables(results: dict[str, Any], settings: dict[str, Settings]) -> dict[str, 
             results[name]["records"],
             results[name]["pairs"],
             of,
-            paper_rows(EXPECTED, network=name),
+            paper_rows(HERE.name, network=name),
             results[name]["machine"],
             results[name]["versions"],
         )

@@ -11,11 +11,11 @@ from studies.doubt.collect import compare_pairs, rows
 from studies.doubt.evaluate import Questions
 from studies.doubt.pictures import draw
 from studies.doubt.settings import Settings
-from studies.doubt.tables import docstring_lines, make_table, paper_rows
+from studies.doubt.tables import docstring_lines, make_table
 from studies.fill import fill, fill_docstring
+from studies.paper import paper_rows
 
 HERE = Path(__file__).parent
-EXPECTED = HERE / "expected.toml"
 
 
 def collect(out: Path, target: Path, settings: Settings, questions: Questions, train: Images) -> None:
@@ -26,7 +26,7 @@ def collect(out: Path, target: Path, settings: Settings, questions: Questions, t
     results = {"machine": machine(), "versions": versions(), "records": records, "pairs": pairs}
     (target / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     draw(answers, records, questions, settings, target / "artifacts")
-    table = make_table(records, pairs, settings, paper_rows(EXPECTED), results["machine"], results["versions"])
+    table = make_table(records, pairs, settings, paper_rows(HERE.name), results["machine"], results["versions"])
     print(table)
     if target == HERE:
         fill(HERE / "README.md", HERE.name, table)

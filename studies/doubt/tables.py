@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 from studies.doubt.settings import Settings
 from studies.fill import spread
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 COLUMNS = {  # title: key, factor, digits
     "error %": ("error_pct", 1, 2),
@@ -23,12 +16,6 @@ COLUMNS = {  # title: key, factor, digits
     "AUPR": ("ood_aupr", 1, 3),
     "FPR95": ("ood_fpr95", 1, 3),
 }
-
-
-def paper_rows(path: Path, **of: str) -> dict[str, dict[str, Any]]:
-    """The rows of an expected.toml by method; those of one network, if it is named."""
-    found = tomllib.loads(path.read_text(encoding="utf-8"))["row"]
-    return {row["method"]: row for row in found if all(row[key] == value for key, value in of.items())}
 
 
 def make_table(

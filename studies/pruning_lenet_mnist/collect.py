@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,8 @@ from dither._cost import compare
 from dither.training import Recipe, make_model
 from dither.training._report import machine, versions
 from studies.fill import fill, fill_docstring, spread
+from studies.paper import paper_rows
 from studies.pruning_lenet_mnist.settings import WIDTHS
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 HERE = Path(__file__).parent
 NAMES = {"lenet5": "LeNet-5-Caffe", "lenet_500_300": "LeNet-500-300"}
@@ -79,13 +74,12 @@ def keep_best(runs: Path, records: list[dict[str, Any]], target: Path) -> None:
 
 def make_table(records: list[dict[str, Any]], machine: dict[str, Any], versions: dict[str, str]) -> str:
     """Paper and measurement side by side; means and sample standard deviations over seeds."""
-    paper = tomllib.loads((HERE / "expected.toml").read_text(encoding="utf-8"))["row"]
     lines = [
         "| network | | error % | kept, per layer input | MACs | parameters | CPU, batch 1 | CPU, batch 64 |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for net, title in NAMES.items():
-        for row in (row for row in paper if row["net"] == net):
+        for row in paper_rows(HERE.name, net=net).values():
             what = "paper, original" if row["method"] == "original" else "paper, SBP"
             ratios = (
                 f"{row['macs_ratio']:.2f}x | | {row['latency_ratio']:.2f}x | "

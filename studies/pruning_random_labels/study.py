@@ -1,6 +1,6 @@
 """Does Structured Bayesian Pruning memorise random labels?
 
-Paper:   with random labels SBP removes everything instead of memorising them; networks with dropout memorise
+Paper:   with random labels SBP removes everything and memorises nothing (expected.toml); with dropout networks memorise
 Ours:    CIFAR-10, random labels, SBP: 10.8 ± 0.7 % of the labels, 0.5 ± 0.8 % of the channels
          CIFAR-10, random labels, SBP, removes while it trains: 10.6 ± 0.3 % of the labels, 0.0 ± 0.0 % of the channels
          CIFAR-10, true labels, SBP: 100.0 % of the labels, 48.1 % of the channels
@@ -31,6 +31,7 @@ from dither.training import Fit, Run, make_model
 from dither.training._report import machine, versions
 from studies.command import folders, study_parser
 from studies.fill import fill, fill_docstring
+from studies.paper import paper_rows
 from studies.pruning_lenet_mnist.study import enlarged_digits
 from studies.pruning_random_labels import settings
 from studies.records import joined
@@ -70,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     (target / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     for name in sorted({r["data"] for r in records}):
         figures.save(draw([r for r in records if r["data"] == name]), target / f"{name}.png")
-    table = make_table(records)
+    table = make_table(results)
     print(table)
     if target == HERE:
         fill(HERE / "README.md", HERE.name, table)
@@ -124,19 +125,21 @@ def record(folder: Path) -> dict[str, Any]:
     }
 
 
-def make_table(records: list[dict[str, Any]]) -> str:
-    """Means over the seeds, after the last epoch."""
+def make_table(results: dict[str, Any]) -> str:
+    """Paper and measurement side by side; means over the seeds, after the last epoch."""
+    records, made = results["records"], f"{results['machine']['cpu']}, torch {results['versions']['torch']}"
     lines = [
         "| data | labels | method | seeds | training accuracy, % | channels kept, % | kept, per layer |",
         "|---|---|---|---|---|---|---|",
     ]
     for data, labels, method, mine in grouped(records):
+        if theirs := paper_rows(HERE.name, data=data, labels=labels).get(method):
+            lines.append(f"| {NAMES[data]} | {labels} | paper, {TITLES[method]} | | | {theirs['kept_pct']:.0f} | |")
         accuracy = spread([r["accuracy_pct"][-1] for r in mine])
         kept = spread([r["kept_pct"][-1] for r in mine]) if mine[0]["kept_pct"] else "100"
         layers = "; ".join("-".join(f"{r['kept'][n]}/{w}" for n, w in r["widths"].items()) for r in mine)
         lines.append(f"| {NAMES[data]} | {labels} | {TITLES[method]} | {len(mine)} | {accuracy} | {kept} | {layers} |")
     epochs = max(len(r["accuracy_pct"]) for r in records)
-    made = f"{machine()['cpu']}, torch {versions()['torch']}"
     return "\n".join([*lines, "", f"After {epochs} epochs; seeds from 0 on, mean ± standard deviation. {made}."])
 
 

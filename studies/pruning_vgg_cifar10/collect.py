@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,10 @@ from dither.figures import _style as style
 from dither.training import Images, Recipe, make_model
 from dither.training._report import machine, versions
 from studies.fill import fill, fill_docstring, spread
+from studies.paper import paper_rows
 from studies.pruning_vgg_cifar10 import doubt
 from studies.pruning_vgg_cifar10.settings import Plan
 from studies.records import joined
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 HERE = Path(__file__).parent
 REPEATS = 100
@@ -136,7 +131,7 @@ def make_table(results: dict[str, Any], plans: dict[str, Plan]) -> str:
         "kept channels | MACs | parameters | CPU, batch 1 | CPU, batch 64 |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for row in tomllib.loads((HERE / "expected.toml").read_text(encoding="utf-8"))["row"]:
+    for row in paper_rows(HERE.name).values():
         change = "" if row["method"] == "base" else f"{row['error_pct'] - 7.2:+.1f}"
         lines.append(
             f"| VGG-like | {PAPER[row['method']]} | {row['error_pct']:.1f} | {change} | | | | {row['widths']} | "

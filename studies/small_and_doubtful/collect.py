@@ -16,6 +16,7 @@ from studies.doubt.evaluate import precision
 from studies.doubt.tables import COLUMNS, monte_carlo
 from studies.doubt.times import in_passes
 from studies.fill import fill, fill_docstring, spread
+from studies.small_and_doubtful.pictures import draw
 from studies.small_and_doubtful.settings import FULL, METHODS, Plan, under
 
 HERE = Path(__file__).parent
@@ -25,16 +26,16 @@ SHOWN = ("error %", "NLL", "NLL, calibrated", "ECE %", "AUROC")
 def collect(out: Path, target: Path, plans: dict[str, Plan], train: dict[str, Images]) -> None:
     """Measures the times of every complete run under ``out`` and writes everything that is committed.
 
-    Networks that have no run there keep what results.json says of them.
+    Networks that have no run there keep what results.json says of them; their tables and figures are made of that.
 
     Raises:
-        SystemExit: If there is no complete run.
+        SystemExit: If there is no complete run, and no results.json.
     """
     there = [name for name in plans if (out / name / "records").is_dir()]
-    if not there:
+    path = target / "results.json"
+    if not there and not path.exists():
         raise SystemExit(f"no finished record in {out}; run some seeds first, see --help")
     target.mkdir(parents=True, exist_ok=True)
-    path = target / "results.json"
     results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for name in there:
         records = measured(out / name, plans[name], train[name])
@@ -45,6 +46,7 @@ def collect(out: Path, target: Path, plans: dict[str, Plan], train: dict[str, Im
     for name, plan in (FULL | plans).items():
         if name not in results:
             continue
+        draw(results[name]["records"], plan, target / f"{name}.png")
         table = make_table(results[name], plan)
         print(f"{plan.title}\n\n{table}\n")
         lines += [f"{plan.title}:", *(f"  {x}" for x in docstring_lines(results[name]["records"]))]

@@ -41,6 +41,12 @@ def times(runs: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in runs.glob("*/checkpoint/**/*") if path.is_file()}
 
 
+def test_committed_table_is_that_of_the_results() -> None:
+    table = study.make_table(json.loads((study.HERE / "results.json").read_text(encoding="utf-8")))
+    assert "| MNIST | random | paper, SBP | | | 0 | |" in table
+    assert table in (study.HERE / "README.md").read_text(encoding="utf-8")
+
+
 def test_random_labels_are_random_and_repeat() -> None:
     digits = study.enlarged_digits()["train"]
     one, two, other = (settings.relabelled(digits, True, seed).labels for seed in (0, 0, 1))

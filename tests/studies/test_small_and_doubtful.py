@@ -42,6 +42,7 @@ def test_smoke_run_from_training_to_tables(network: str, tmp_path: Path, capsys:
     small = load(network, tmp_path / "artifacts")
     assert sum(p.numel() for p in small.parameters()) == records["pruned"]["params"]
     assert "| pruned + SBN | 4 |" in capsys.readouterr().out
+    assert (tmp_path / f"{network}.png").stat().st_size > 1000
 
 
 def load(network: str, artifacts: Path) -> torch.nn.Module:
@@ -62,6 +63,17 @@ def test_only_the_last_layers_are_converted() -> None:
 def test_collecting_nothing_says_so(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="no finished record"):
         study.main(["--smoke", "--collect", "--out", str(tmp_path)])
+
+
+def test_tables_and_figures_need_no_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = committed()
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    collect.collect(tmp_path / "runs", tmp_path, FULL, {})
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    printed = capsys.readouterr().out
+    for network in results:
+        assert FULL[network].title in printed
+        assert (tmp_path / f"{network}.png").stat().st_size > 1000
 
 
 def committed() -> dict[str, Any]:
