@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .prediction import gather as gather
     from .prediction import predict as predict
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 # Where each name lives. It is imported when it is first used: `dither --help` does not wait for torch.
 _HOMES = {

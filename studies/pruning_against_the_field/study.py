@@ -3,7 +3,7 @@
 Paper:   none has this table: each compares itself with numbers that others published, of other trainings
 Ours:    lenet5 8.5x: SBP 0.58 ± 0.06 %; the best other, L1: 0.62 ± 0.04 %
          lenet5 15x: SBP 0.64 ± 0.05 %; the best other, Taylor: 0.67 ± 0.03 %
-         vgg16 2.5x: SBP 14.77 %; the best other, random, SBP's widths: 14.82 %
+         vgg16 2.5x: SBP 14.72 ± 0.13 %; the best other, random, SBP's widths: 14.86 ± 0.28 %
          vgg16 5x: SBP 17.81 ± 0.23 %; the best other, random, SBP's widths: 18.72 ± 0.57 %
          resnet18 2.5x: SBP 12.79 %; the best other, random, SBP's widths: 12.55 %
          resnet18 5x: SBP 14.98 %; the best other, random, SBP's widths: 15.09 %
