@@ -179,7 +179,7 @@ QUESTIONS = [
     ),
     Question(
         "Is it better than what you would take instead?",
-        "Test error in %, same multiply-accumulates, same budget, the lowest in bold; empty: not run",
+        "Test error in %, same multiply-accumulates, same budget, the lowest in bold; LeNet-5 has no BatchNorm",
         ["network, fewer MACs", "seeds", *FIELD.values()],
         {"pruning_against_the_field": against_the_field},
     ),
