@@ -46,6 +46,19 @@ def vgg(
     return nn.Sequential(*body, nn.Linear(last, classes))
 
 
+def with_dropout(net: nn.Module, rate: float) -> nn.Module:
+    """The same network with dropout after every ReLU. Mutates and returns ``net``; names of its parameters stay."""
+    for module in list(net.modules()):
+        for name, child in module.named_children():
+            if type(child) is nn.ReLU:
+                setattr(module, name, nn.Sequential(child, nn.Dropout(rate)))
+    return net
+
+
+def resnet18_16_dropout(classes: int = 10) -> nn.Module:
+    return with_dropout(resnet18(16, classes), 0.1)
+
+
 # The VGG-like network of Structured Bayesian Pruning: thirteen convolutions and one hidden layer of 512.
 vgg16 = partial(vgg, VGG16, 1.0, 512)
 vgg16_half = partial(vgg, VGG16, 0.5, 512)

@@ -23,12 +23,23 @@ def joined(path: Path, fresh: Records, key: tuple[str, ...], made: Mapping[str, 
         SystemExit: If rows that would stay were measured on another machine or with other versions.
     """
     results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"records": []}
+    return joined_with(results, fresh, key, made)
+
+
+def joined_with(
+    results: Mapping[str, Any], fresh: Records, key: tuple[str, ...], made: Mapping[str, Any], of: str = "records"
+) -> list[dict[str, Any]]:
+    """The same for results that were read: their list ``of``.
+
+    Raises:
+        SystemExit: As :func:`joined`.
+    """
     mine = {tuple(record[name] for name in key) for record in fresh}
-    stay = [record for record in results["records"] if tuple(record[name] for name in key) not in mine]
+    stay = [record for record in results[of] if tuple(record[name] for name in key) not in mine]
     for name, value in made.items():
         if stay and results[name] != value:
             raise SystemExit(
-                f"{len(stay)} rows of {path.name} have no run here and were measured with {name} {results[name]}, not "
+                f"{len(stay)} rows of results.json have no run here and were measured with {name} {results[name]}, not "
                 f"{value}: run these rows too, or collect them where they were measured"
             )
     return [*stay, *map(dict, fresh)]

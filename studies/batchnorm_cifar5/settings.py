@@ -57,10 +57,10 @@ VGG11 = Settings(
 )
 RESNET18 = dataclasses.replace(
     VGG11,
-    nets={"plain": Net("studies.networks:resnet18_16", 12, SEEDS, flip=True)},
-    methods=PLAIN,
-    pairs=(("sbn", "single"), ("ensemble + sbn", "ensemble")),
-    headlines=("single", "sbn", "ensemble", "ensemble + sbn"),
+    nets={
+        "plain": Net("studies.networks:resnet18_16", 12, SEEDS, flip=True),
+        "dropout": Net("studies.networks:resnet18_16_dropout", 12, (0, 1), flip=True),
+    },
     shown=Shown(
         entropy=("single", "sbn", "mc batchnorm", "laplace", "ensemble", "ensemble + sbn"),
         reliability=("single", "sbn", "mc batchnorm"),

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+import dither
+from dither.training import make_model
 from studies.batchnorm_cifar5 import collect, study
 from studies.batchnorm_cifar5.settings import CLASSES, FULL, SMOKE
 from studies.cifar10 import coloured_digits
@@ -56,6 +58,19 @@ def test_no_question_is_about_an_image_that_was_trained_on() -> None:
     assert sum(questions.sizes) == len(questions.all())
 
 
+def test_dropout_stands_behind_every_relu_and_nothing_else_changes() -> None:
+    torch.manual_seed(0)
+    plain, dropping = (make_model(FULL["resnet18"].nets[kind].model, 5).eval() for kind in ("plain", "dropout"))
+    dropping.load_state_dict(plain.state_dict())
+    x = torch.rand(2, 3, 32, 32)
+    assert torch.equal(plain(x), dropping(x))
+    behind = [module[1].p for module in dropping.modules() if isinstance(module, torch.nn.Sequential)
+              and len(module) == 2 and type(module[0]) is torch.nn.ReLU]  # fmt: skip
+    assert behind == [0.1] * 17
+    with dither.sampling(dropping):
+        assert not torch.equal(plain(x), dropping(x))
+
+
 def test_last_layer_laplace_doubts_more_than_the_network_it_is_made_of() -> None:
     pytest.importorskip("laplace", reason="laplace-torch brings torchvision: pip install 'dither[studies]'")
     torch.manual_seed(0)
@@ -95,3 +110,24 @@ def test_committed_results_have_every_field() -> None:
 def test_committed_tables_are_those_of_the_results() -> None:
     for table in collect.tables(committed(), FULL).values():
         assert table in (collect.HERE / "README.md").read_text()
+
+
+def test_rows_without_a_run_stay_and_ensembles_need_all_their_members() -> None:
+    before = committed()["vgg11"]
+    made = {key: before[key] for key in ("machine", "versions")}
+    records, pairs = ([dict(row) for row in before[key]] for key in ("records", "pairs"))
+    dropout = [r | {"nll": 7.0} for r in records if r["method"] == "dropout"]
+    single = [r | {"nll": 8.0} for r in records if r["method"] == "single" and r["seed"] < 2]
+    ensemble = [r | {"nll": 9.0, "members": [0, 1]} for r in records if r["method"] == "ensemble"]
+    compared = [p | {"nll": 6.0} for p in pairs if p["method"] == "dropout + sbn"]
+    found = collect.with_those_of_before(before, [*single, *dropout, *ensemble], compared, made, FULL["vgg11"])
+    losses = {(r["method"], r["seed"]): r["nll"] for r in found["records"]}
+    assert [r["method"] for r in found["records"]] == [r["method"] for r in records]
+    assert {losses["dropout", seed] for seed in range(3)} == {7.0}
+    assert losses["single", 1] == 8.0
+    old = {(r["method"], r["seed"]): r["nll"] for r in records}
+    assert (losses["single", 2], losses["ensemble", 0]) == (old["single", 2], old["ensemble", 0])
+    assert [p["nll"] for p in found["pairs"] if p["method"] == "dropout + sbn"] == [6.0] * 3
+    assert len(found["pairs"]) == len(pairs)
+    with pytest.raises(SystemExit, match="run these rows too"):
+        collect.with_those_of_before(before, dropout, [], made | {"versions": {"torch": "1"}}, FULL["vgg11"])
