@@ -138,7 +138,8 @@ def doubt(results: dict[str, Any], title: str, paper: dict[str, dict[str, Any]])
                 f"{spread(before, key, digits=4)} -> {spread(after, key, digits=4)}"
                 for key in ("nll", "nll_calibrated")
             ]
-            yield [f"{title}, {what}", f"{theirs.get(without, 'no row')} -> {theirs[sampled]}", *ours]
+            told = [theirs.get(method, "no row") for method in (without, sampled)]
+            yield [f"{title}, {what}", " -> ".join(told if sampled in theirs else told[:1]), *ours]
 
 
 def lenet_doubt(results: dict[str, Any]) -> Iterator[Row]:

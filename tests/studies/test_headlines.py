@@ -1,5 +1,7 @@
 """The table of the README is that of the committed results."""
 
+import pytest
+
 from studies import headlines
 
 
@@ -23,6 +25,29 @@ def test_the_lowest_error_of_each_row_is_bold() -> None:
     (row,) = headlines.against_the_field({"records": records})
     assert row[:4] == ["LeNet-5, MNIST, 15x", "2", "1.00 ± 0.71", "**0.90 ± 0.71**"]
     assert row[-3:] == ["**0.90 ± 0.71**", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("paper", "cell"),
+    [
+        ({"dropout": {"nll": 0.155}, "dropout + sbn": {"nll": 0.149}}, "0.155 -> 0.149"),
+        ({"dropout + sbn": {"nll": 0.149}}, "no row -> 0.149"),
+        ({}, "no row"),
+    ],
+    ids=["both", "only with SBN", "neither"],
+)
+def test_what_the_paper_does_not_have_is_said(paper: dict[str, dict[str, float]], cell: str) -> None:
+    records = [
+        {"method": method, "nll": nll, "nll_calibrated": nll - 0.01}
+        for method, nll in (("dropout", 0.34), ("dropout + sbn", 0.33))
+    ]
+    (row,) = headlines.doubt({"records": records}, "ResNet-18, CIFAR-5", paper)
+    assert row == [
+        "ResNet-18, CIFAR-5, network with dropout",
+        cell,
+        "0.3400 -> 0.3300",
+        "0.3300 -> 0.3200",
+    ]
 
 
 def test_a_question_without_results_has_no_table() -> None:
