@@ -11,6 +11,7 @@ Ours:    VGG-11, single network: 13.20 ± 0.32 % error, NLL 0.5418 ± 0.0101, cl
          ResNet-18, single network: 12.13 ± 0.53 % error, NLL 0.3649 ± 0.0097, classes 5 to 9 AUROC 0.695 ± 0.007
          ResNet-18, SBN: 12.04 ± 0.41 % error, NLL 0.3564 ± 0.0098, classes 5 to 9 AUROC 0.696 ± 0.008
          ResNet-18, dropout, sampled: 12.40 ± 0.65 % error, NLL 0.3437 ± 0.0093, classes 5 to 9 AUROC 0.685 ± 0.002
+         ResNet-18, dropout + SBN: 12.33 ± 0.61 % error, NLL 0.3449 ± 0.0081, classes 5 to 9 AUROC 0.685 ± 0.001
          ResNet-18, ensemble of 6: 9.56 % error, NLL 0.2666, classes 5 to 9 AUROC 0.724
          ResNet-18, ensemble of 6 + SBN: 9.52 % error, NLL 0.2669, classes 5 to 9 AUROC 0.724
          means over networks (results.json)
