@@ -7,6 +7,8 @@ Ours:    VGG-like, SBP, weights by time: 12.03 % (base 11.89 %), 12.94x fewer MA
          VGG-like, half width, SBPa, weights by hand: 12.02 % (base 11.15 %), 3.73x fewer MACs, CPU 2.94x
          VGG-like, half width, SBP, weights by MACs: 16.39 % (base 11.15 %), 11.93x fewer MACs, CPU 6.31x
          VGG-like, half width, SBP, weights by time: 11.20 % (base 11.15 %), 2.91x fewer MACs, CPU 2.43x
+         VGG-like, half width, SBP, weights by MACs, gentle: 11.03 % (base 11.15 %), 2.68x fewer MACs, CPU 1.78x
+         VGG-like, half width, SBP, weights by MACs, gentler: 10.49 % (base 11.15 %), 2.03x fewer MACs, CPU 1.30x
          VGG-like, quarter width, trained on, no noise: 13.00 % (base 14.89 %), 1.00x fewer MACs, CPU 1.01x
          VGG-like, quarter width, SBP: 13.20 % (base 14.89 %), 1.49x fewer MACs, CPU 1.25x
          VGG-like, quarter width, SBPa, weights by hand: 13.79 % (base 14.89 %), 1.77x fewer MACs, CPU 1.36x
